@@ -1,0 +1,241 @@
+"""Settings: one flat list of keys, their meaning and bounds. Defaults stand in pyproject.toml.
+
+The same keys serve `flwr run --run-config`, configs/*.toml and `fedpatchcore simulate --set`.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import platformdirs
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from src.models.backbone import layer_stride
+
+Scalar = str | int | float | bool
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; the message names key, value and what is allowed."""
+
+
+def _image_size(text: str) -> str:
+    parts = text.lower().split("x")
+    if text != "own" and not (len(parts) <= 2 and all(p.isdigit() and int(p) >= 32 for p in parts)):
+        raise ValueError('must be a side in pixels such as "256", "HxW" from 32x32 up, or "own"')
+    return text
+
+
+def _layers(text: str) -> str:
+    strides = [layer_stride(layer) for layer in text.split(",")]
+    if strides != sorted(set(strides)):
+        raise ValueError("must name distinct layers, shallowest first, such as layer2,layer3")
+    return text
+
+
+def _absolute(text: str) -> str:
+    if text and not Path(text).is_absolute():
+        raise ValueError("must be an absolute path: the apps run in a folder of their own")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+def _key(name: str, **bounds: object) -> Any:
+    return Field(alias=name, **bounds)  # type: ignore[call-overload]
+
+
+class Settings(BaseModel):
+    """A run's settings, checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = _key("seed", ge=0, lt=2**32)
+    # clients of the federation; 0: as many as there are nodes. Of these, as many as min-clients
+    # (0: all) must come through; timeout bounds each exchange, in seconds.
+    clients: int = _key("clients", ge=0)
+    min_clients: int = _key("min-clients", ge=0)
+    timeout: int = _key("timeout", ge=1)
+    num_server_rounds: int = _key("num-server-rounds", ge=1, le=1)
+    # ray: Flower's simulation engine; inline: this process, one client after another
+    engine: Literal["ray", "inline"] = _key("engine")
+    cpus_per_client: int = _key("cpus-per-client", ge=1)
+    gpus_per_client: float = _key("gpus-per-client", ge=0)
+    # the run directory; "": one made below cache.dir
+    out: AbsolutePath = _key("out")
+
+    data_kind: Literal["synthetic", "autovi", "folder"] = _key("data.kind")
+    data_root: AbsolutePath = _key("data.root")
+    # comma-separated, or all
+    data_objects: str = _key("data.objects", min_length=1)
+    # side of a square, HxW, or own; then a centre crop of that side (0: none)
+    data_image_size: Annotated[Text, AfterValidator(_image_size)] = _key("data.image-size")
+    data_crop: int = _key("data.crop", ge=0)
+    # true: server and clients see one data root, partitioned among the clients (simulation);
+    # false: each node holds its own, named by data-root in its node config (deployment)
+    data_shared: bool = _key("data.shared")
+
+    partition_kind: Literal["iid", "category", "attribute", "dirichlet", "quantity"] = _key(
+        "partition.kind"
+    )
+    # metadata column for attribute, and for dirichlet in place of the category
+    partition_column: str = _key("partition.column")
+    partition_alpha: float = _key("partition.alpha", gt=0)
+    # training images each client gets at least
+    partition_minimum: int = _key("partition.minimum", ge=0)
+    # a partition.json to use as it is
+    partition_file: AbsolutePath = _key("partition.file")
+
+    # object: one bank an object; shared: one bank for all
+    model_scope: Literal["object", "shared"] = _key("model.scope")
+    model_backbone: str = _key("model.backbone", min_length=1)
+    model_layers: Annotated[str, AfterValidator(_layers)] = _key("model.layers")
+    # "": the published (or packaged) weights; random; or an absolute path of a local file
+    model_weights: str = _key("model.weights")
+    # a fraction: 0.1 keeps one patch in ten
+    model_coreset_percentage: float = _key("model.coreset-percentage", gt=0, le=1)
+    # b of the score's re-weighting; 1: off
+    model_neighbors: int = _key("model.neighbors", ge=1)
+    model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=1)
+
+    # rows a client sends, as a multiple of its share of the budget
+    merge_oversample: float = _key("merge.oversample", ge=1)
+    merge_encoding: Literal["float16", "float32"] = _key("merge.encoding")
+
+    # local and centralized beside federated; centralized needs data.shared
+    evaluate_baselines: bool = _key("evaluate.baselines")
+    evaluate_false_alarm_rate: float = _key("evaluate.false-alarm-rate", gt=0, lt=1)
+    evaluate_maps: bool = _key("evaluate.maps")
+
+    # features and generated data; "": the user's cache folder
+    cache_dir: AbsolutePath = _key("cache.dir")
+
+    @property
+    def cache(self) -> Path:
+        """The cache folder."""
+        return Path(self.cache_dir or platformdirs.user_cache_dir("fedpatchcore"))
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) that images are resized to; None for their own size."""
+        if self.data_image_size == "own":
+            return None
+        parts = [int(p) for p in self.data_image_size.lower().split("x")]
+        return parts[0], parts[-1]
+
+    def flat(self) -> dict[str, Scalar]:
+        """The settings by key, as a run config takes them."""
+        return self.model_dump(by_alias=True)
+
+
+def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
+    """Every key with its default, from pyproject.toml.
+
+    Raises:
+        ConfigError: the package does not stand in a checkout.
+    """
+    path = checkout / "pyproject.toml"
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} does not exist: run fedpatchcore from a checkout of its repository"
+        )
+    return _flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+
+
+def read_config(path: Path) -> dict[str, Scalar]:
+    """Settings of a TOML file by key; nested tables become dotted keys.
+
+    Raises:
+        ConfigError: no such file, or not TOML.
+    """
+    try:
+        return _flatten(tomllib.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise ConfigError(f"configuration file {path} does not exist") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
+    """`key=value` words as settings; a value that is not TOML is taken as text.
+
+    Raises:
+        ConfigError: a word without `=`.
+    """
+    settings: dict[str, Scalar] = {}
+    for word in assignments:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {word}: write key=value")
+        try:
+            settings[key.strip()] = tomllib.loads(f"x = {value}")["x"]
+        except tomllib.TOMLDecodeError:
+            settings[key.strip()] = value
+    return settings
+
+
+def check_settings(given: Mapping[str, object]) -> Settings:
+    """Settings from a full flat mapping.
+
+    Raises:
+        ConfigError: unknown keys, values out of range, or settings that do not go together; all
+            of them in one message.
+    """
+    try:
+        settings = Settings.model_validate(dict(given))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(e) for e in error.errors())) from None
+    problems = list(_disagreements(settings))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def _disagreements(s: Settings) -> Iterable[str]:
+    if s.partition_kind == "attribute" and not s.partition_column and not s.partition_file:
+        yield "partition.column: name the metadata column that partition.kind = attribute goes by"
+    if s.clients and s.min_clients > s.clients:
+        yield f"min-clients = {s.min_clients}: there are only {s.clients} clients"
+    if s.data_shared and s.data_kind != "synthetic" and not s.data_root:
+        yield f"data.root: name the folder of the {s.data_kind} dataset"
+    if s.partition_kind == "category" and s.model_scope == "object":
+        yield (
+            "model.scope = object: with partition.kind = category no two clients share an object, "
+            "so there is nothing to merge; set model.scope = shared"
+        )
+    weights = s.model_weights
+    if weights not in ("", "random") and not Path(weights).is_absolute():
+        yield f"model.weights = {weights}: leave empty, or write random or an absolute path"
+
+
+def _sentence(error: Mapping) -> str:
+    key = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _KEYS, 1)
+        return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key} = {error['input']!r}: {said}"
+
+
+def _flatten(table: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:
+    flat: dict[str, Scalar] = {}
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{name}.")
+        elif isinstance(value, get_args(Scalar)):
+            flat[name] = value
+        else:
+            raise ConfigError(f"{name}: a setting is a text, a number or true/false, not {value!r}")
+    return flat
+
+
+_KEYS = [field.alias or name for name, field in Settings.model_fields.items()]

@@ -1,0 +1,295 @@
+"""The run directory: settings, figures, report, model, partition, scores and maps of one run."""
+
+import csv
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+
+from fl.client_app import PARTITION
+from fl.config import Settings
+from fl.progress import FOLDER as PROGRESS
+from fl.setup import Split
+from fl.strategy import FederatedPatchCore
+from src.client import SHARED, by_object, score_with
+from src.data import InspectionDataset
+from src.data.partition import Partition, partition_table
+from src.evaluation import save_maps
+from src.evaluation.report import ClientTable, ScoreRow, write_report
+from src.evaluation.scored import AnomalyMaps, Scored, evaluate, mean_figures
+from src.models import PatchCore
+from src.models.patchcore import Prediction
+
+SCORES = "scores"  # where clients of a simulation leave what they scored, while the run goes on
+PACKAGES = ("fedpatchcore", "flwr", "torch", "timm", "numpy")
+
+
+def write_run(
+    out: Path,
+    settings: Settings,
+    model: PatchCore,
+    strategy: FederatedPatchCore,
+    data: Split | None,
+    sides: Mapping[str, Mapping[str, Scored]],
+    seconds: Mapping[str, float],
+) -> dict:
+    """Write everything a run leaves into `out`; returns metrics.json's content.
+
+    Args:
+        data: the whole dataset where the server sees it, else None: figures are then means over
+            the clients, and there are neither maps nor a report of images.
+        sides: "federated" and, with baselines, "centralized": object -> its scored test images.
+        seconds: of the round, and of the centralized baseline.
+    """
+    metrics = _frame(settings, strategy, seconds)
+    banks = {name: bank.features for name, bank in strategy.merged.items()}
+    model.as_file(banks, strategy.thresholds()).write(out / "model.safetensors")
+    (out / "config.toml").write_text(tomli_w.dumps(settings.flat()))
+    if data is None:
+        metrics["federated"] = mean_figures(
+            [r["federated"]["mean"] for r in strategy.results.values()]
+        )
+    else:
+        metrics |= _figures(model, strategy, data.test, sides)
+        metrics["dataset"] = {
+            "name": data.test.name,
+            "objects": data.test.objects,
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+        }
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    if data is not None:
+        rows = _score_rows(out, settings, data, sides)
+        _write_scores(out / "scores.csv", rows)
+        found = Scored.join(sides["federated"].values()).by_key()
+        if settings.evaluate_maps:
+            predictions = [found[sample.key] for sample in data.test.samples]
+            save_maps(out, AnomalyMaps(model, predictions), data.test.samples)
+        pictures = _Pictures(model, data.test, found)
+        write_report(
+            out / "report.html",
+            metrics,
+            rows,
+            _client_table(out, settings, data),
+            pictures.image,
+            pictures.anomaly_map,
+            pictures.mask,
+        )
+    for scratch in (SCORES, PROGRESS):
+        shutil.rmtree(out / scratch, ignore_errors=True)
+    return metrics
+
+
+def pool_scores(
+    out: Path, model: PatchCore, strategy: FederatedPatchCore, data: Split
+) -> dict[str, Scored]:
+    """The whole test set as the merged banks score it: object -> its images.
+
+    The clients have scored their shares. What a client that was left out did not score, the
+    server does here, so that figures are of the same images whoever came through.
+    """
+    pooled = {}
+    for name, images in by_object(data.test).items():
+        folder = out / SCORES / "federated" / name
+        scored = Scored.join(Scored.load(path) for path in sorted(folder.glob("*.safetensors")))
+        rest = [i for i, sample in enumerate(images.samples) if sample.key not in set(scored.keys)]
+        merged = strategy.merged.get(SHARED) or strategy.merged.get(name)
+        if merged and rest:
+            missing = score_with(model, merged.features, images.select(rest))
+            scored = Scored.join([scored, missing])
+        if merged:
+            pooled[name] = scored
+    return pooled
+
+
+def _figures(
+    model: PatchCore,
+    strategy: FederatedPatchCore,
+    test: InspectionDataset,
+    sides: Mapping[str, Mapping[str, Scored]],
+) -> dict:
+    """Figures of each side: by object, and their means."""
+    objects: dict[str, dict] = {}
+    for name, images in by_object(test).items():
+        objects[name] = {
+            side: evaluate(model, images, scored[name])
+            for side, scored in sides.items()
+            if name in scored
+        }
+        objects[name]["bank"] = _bank(strategy, SHARED if SHARED in strategy.merged else name)
+        alone = [r["local"]["objects"].get(name) for r in strategy.results.values() if "local" in r]
+        if any(alone):
+            objects[name]["local"] = {
+                "mean": mean_figures([figures for figures in alone if figures])
+            }
+    means = {
+        side: mean_figures([figures[side] for figures in objects.values() if side in figures])
+        for side in sides
+    }
+    return {**means, "objects": objects}
+
+
+def _frame(settings: Settings, strategy: FederatedPatchCore, seconds: Mapping[str, float]) -> dict:
+    """metrics.json without the figures of the test set."""
+    stages = [{**u.seconds} for u in strategy.uploads.values()]
+    ends = [result["seconds"] for result in strategy.results.values()]
+    slowest = {
+        "features": max((s["features"] for s in stages), default=0)
+        + max((s["features"] for s in ends), default=0),
+        "coreset": max((s["coreset"] for s in stages), default=0),
+        "merge": strategy.seconds,
+        "evaluate": max((s["evaluate"] for s in ends), default=0),
+    }
+    extra = {"centralized": seconds["centralized"]} if "centralized" in seconds else {}
+    thresholds = strategy.thresholds()
+    return {
+        "config": settings.flat(),
+        "local": _local(strategy),
+        "bank": _banks_together(strategy),
+        "traffic": {
+            "upload_bytes": [strategy.upload_bytes[c] for c in sorted(strategy.uploads)],
+            "broadcast_bytes": strategy.broadcast_bytes,
+        },
+        "seconds": {**slowest, **extra, "total": sum(seconds.values())},
+        "threshold": thresholds.get(SHARED, thresholds),
+        "refused": strategy.refused,
+        "privacy": {"mechanism": "none"},
+        "versions": {name: version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "seed": settings.seed,
+    }
+
+
+def _local(strategy: FederatedPatchCore) -> dict:
+    """Each client alone: what it holds, and how its own banks do on the test images."""
+    clients = []
+    for number, upload in sorted(strategy.uploads.items()):
+        banks = upload.banks.values()
+        alone = strategy.results.get(number, {}).get("local", {}).get("mean", {})
+        clients.append(
+            {
+                "client": number,
+                "images": sum(bank.images for bank in banks),
+                "patches": sum(bank.patches for bank in banks),
+                "bank": sum(bank.share for bank in banks),
+                "sent": sum(len(bank.features) for bank in banks),
+                "radius": max(bank.share_radius for bank in banks),
+                **alone,
+            }
+        )
+    local: dict = {"clients": clients}
+    scored = [client for client in clients if "image_auroc" in client]
+    if scored:
+        means = [strategy.results[client["client"]]["local"]["mean"] for client in scored]
+        local["mean"] = mean_figures(means)
+        worst = min(scored, key=lambda client: client["image_auroc"])
+        local["worst"] = {"client": worst["client"], **means[scored.index(worst)]}
+        count = {strategy.results[client["client"]]["local_images"] for client in scored}
+        what = f"all {count.pop()} test images" if strategy.workspace else "their own test images"
+        objects = "" if strategy.settings.model_scope == "shared" else " of the objects they hold"
+        local["test_images"] = what + objects
+    return local
+
+
+def _bank(strategy: FederatedPatchCore, name: str) -> dict:
+    merged = strategy.merged.get(name)
+    if merged is None:
+        return {}
+    return {
+        "size": len(merged.features),
+        "dim": merged.features.shape[1],
+        "dtype": str(merged.features.dtype),
+        "bytes": merged.features.nbytes,
+        "radius_bound": merged.radius_bound,
+        "radius": strategy.measured_radius(name),
+    }
+
+
+def _banks_together(strategy: FederatedPatchCore) -> dict:
+    """All banks as one: sizes add up, a radius holds for all."""
+    banks = [_bank(strategy, name) for name in strategy.merged]
+    radii = [bank["radius"] for bank in banks]
+    return {
+        "size": sum(bank["size"] for bank in banks),
+        "dim": banks[0]["dim"],
+        "dtype": banks[0]["dtype"],
+        "bytes": sum(bank["bytes"] for bank in banks),
+        "radius_bound": max(bank["radius_bound"] for bank in banks),
+        "radius": None if None in radii else max(radii),
+    }
+
+
+def _score_rows(
+    out: Path, settings: Settings, data: Split, sides: Mapping[str, Mapping[str, Scored]]
+) -> list[ScoreRow]:
+    """The image scores of every bank the run compares, one row an image."""
+    partition = Partition.load(out / PARTITION)
+    owner = {key: c for c, share in enumerate(partition.clients) for key in share.test}
+    found = {
+        side: {k: p.score for scored in by_name.values() for k, p in scored.by_key().items()}
+        for side, by_name in {"centralized": {}, **sides}.items()
+    }
+    local = [_local_scores(out, client) for client in range(len(partition.clients))]
+    return [
+        ScoreRow(
+            sample.object,
+            sample.key,
+            sample.label,
+            sample.defect,
+            owner[sample.key],
+            found["federated"][sample.key],
+            found["centralized"].get(sample.key),
+            [scores.get(sample.key) for scores in local] if settings.evaluate_baselines else None,
+        )
+        for sample in data.test.samples
+        if sample.key in found["federated"]
+    ]
+
+
+def _local_scores(out: Path, client: int) -> dict[str, float]:
+    parts = (out / SCORES / "local").glob(f"*/{client}.safetensors")
+    return {k: p.score for path in parts for k, p in Scored.load(path).by_key().items()}
+
+
+def _write_scores(path: Path, rows: list[ScoreRow]) -> None:
+    locals_ = len(rows[0].local or []) if rows else 0
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        head = ["object", "image", "label", "defect", "client", "federated", "centralized"]
+        writer.writerow(head + [f"local_{i}" for i in range(locals_)])
+        for row in rows:
+            identity = [row.object, row.key, row.label, row.defect, row.client]
+            writer.writerow([*identity, row.federated, row.centralized, *(row.local or [])])
+
+
+def _client_table(out: Path, settings: Settings, data: Split) -> ClientTable:
+    partition = Partition.load(out / PARTITION)
+    by = partition.column or None
+    columns, counts = partition_table(partition, data.train.samples, by)
+    return ClientTable(columns, counts, by=by or "category")
+
+
+class _Pictures:
+    """What the report's gallery shows of an image: itself, its map, its ground truth."""
+
+    def __init__(
+        self, model: PatchCore, test: InspectionDataset, found: Mapping[str, Prediction]
+    ) -> None:
+        self.model, self.test, self.found = model, test, found
+        self.position = {sample.key: i for i, sample in enumerate(test.samples)}
+
+    def image(self, row: ScoreRow) -> np.ndarray:
+        pixels = self.test[self.position[row.key]][0]
+        return (pixels * 255).round().byte().permute(1, 2, 0).numpy()
+
+    def anomaly_map(self, row: ScoreRow) -> np.ndarray:
+        return self.model.draw(self.found[row.key])
+
+    def mask(self, row: ScoreRow) -> np.ndarray | None:
+        defects = self.test.defects(self.position[row.key])
+        return np.any([defect.mask for defect in defects], axis=0) if defects else None

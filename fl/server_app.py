@@ -1,0 +1,89 @@
+"""The ServerApp: one round, from the nodes that come to the run directory."""
+
+import time
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl.client_app import PARTITION, Clock
+from fl.config import Settings, check_settings
+from fl.progress import reporter
+from fl.run_directory import pool_scores, write_run
+from fl.setup import Split, build_model, open_split, partition_data, run_folder
+from fl.strategy import FederatedPatchCore, RoundFailed
+from src.client import Stage, by_bank, by_object, extract_features, score_with, select_bank
+from src.evaluation.scored import Scored
+from src.models import PatchCore
+
+POLL = 0.2  # seconds between two looks at who is there
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Load, fit, send, merge, broadcast, evaluate, report."""
+    settings = check_settings(context.run_config)
+    clock = Clock()
+    nodes = wait_for_nodes(grid, settings.clients, settings.timeout)
+    out = run_folder(settings, context.run_id)
+    progress = reporter(out, "server")
+    model = build_model(settings)
+
+    data, workspace = None, ""
+    if settings.data_shared:
+        data, workspace = open_split(settings), str(out)
+        partition_data(settings, data, len(nodes)).save(out / PARTITION)
+
+    strategy = FederatedPatchCore(settings, model, nodes, workspace, progress)
+    strategy.start(grid, ArrayRecord(), settings.num_server_rounds, settings.timeout)
+
+    sides = {"federated": pool_scores(out, model, strategy, data)} if data else {}
+    clock.lap("round")
+    if data and settings.evaluate_baselines:
+        sides["centralized"] = centralize(model, data, settings, progress)
+        clock.lap("centralized")
+    write_run(out, settings, model, strategy, data, sides, clock.laps)
+
+
+def wait_for_nodes(grid: Grid, wanted: int, timeout: float) -> list[int]:
+    """Node ids, once as many are there as are wanted (0: any, once their number stays the same).
+
+    Raises:
+        RoundFailed: they did not come within the timeout, or more came than are wanted.
+    """
+    ends = time.monotonic() + timeout
+    before: list[int] = []
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if nodes and (len(nodes) == wanted or (not wanted and nodes == before)):
+            return nodes
+        if wanted and len(nodes) > wanted:
+            raise RoundFailed(f"{len(nodes)} nodes are connected, but clients = {wanted}")
+        if time.monotonic() > ends:
+            raise RoundFailed(
+                f"{len(nodes)} of {wanted or 'any number of'} nodes came within {timeout} s; "
+                f"start more, or set clients to how many there are"
+            )
+        before = nodes
+        time.sleep(POLL)
+
+
+def centralize(
+    model: PatchCore, data: Split, settings: Settings, progress: Stage
+) -> dict[str, Scored]:
+    """The baseline that no federation can have: one client that holds all images.
+
+    Returns:
+        object name -> its test images as the centralized bank scores them.
+    """
+    extract_features(model, data.train, progress("features"))
+    banks = {
+        name: select_bank(model, images, 1.0, settings.merge_encoding, progress).features
+        for name, images in by_bank(data.train, settings.model_scope).items()
+    }
+    only = next(iter(banks.values()))  # the shared one, where objects have none of their own
+    return {
+        name: score_with(model, banks.get(name, only), images, progress)
+        for name, images in by_object(data.test).items()
+    }

@@ -1,0 +1,136 @@
+"""From settings to the things a run works with: the model, the data, the partition."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import torch
+
+from fl.config import ConfigError, Settings
+from src.data import InspectionDataset, open_dataset, write_synthetic
+from src.data.partition import Partition, make_partition
+from src.models import PatchCore
+
+SYNTHETIC = "synthetic-1"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and test images."""
+
+    train: InspectionDataset
+    test: InspectionDataset
+
+    def share(self, partition: Partition, client: int) -> "Split":
+        """What one client of a partition holds of this.
+
+        Raises:
+            ConfigError: the partition has no such client.
+        """
+        if client >= len(partition.clients):
+            raise ConfigError(
+                f"the partition has {len(partition.clients)} clients, none is {client}"
+            )
+        held = partition.clients[client]
+        return Split(_having(self.train, held.train), _having(self.test, held.test))
+
+
+def build_model(settings: Settings) -> PatchCore:
+    """The model of these settings with an empty bank; the same object for the same settings."""
+    weights = settings.model_weights
+    return _model(
+        backbone=settings.model_backbone,
+        layers=tuple(settings.model_layers.split(",")),
+        coreset_percentage=settings.model_coreset_percentage,
+        pretrained=weights != "random",
+        weights=None if weights in ("", "random") else weights,
+        image_size=settings.image_size,
+        crop=settings.data_crop or None,
+        neighbors=settings.model_neighbors,
+        seed=settings.seed,
+        memory_limit=settings.model_memory_limit_mb * 2**20,
+        cache=settings.cache,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _model(**arguments: object) -> PatchCore:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return PatchCore(device=device, **arguments)  # type: ignore[arg-type]
+
+
+def open_split(settings: Settings, root: str = "") -> Split:
+    """Training and test images below `root`, or where the settings say.
+
+    The synthetic set is written into the cache first, where there is none.
+
+    Raises:
+        DataError: the root does not hold what was asked for.
+    """
+    kind, place = settings.data_kind, root or settings.data_root
+    if kind == "synthetic" and not place:
+        place = str(write_synthetic(settings.cache / SYNTHETIC))
+    train = open_dataset(kind, place, settings.data_objects, "train")
+    test = open_dataset(kind, place, settings.data_objects, "test")
+    return Split(train, test)
+
+
+def partition_data(settings: Settings, data: Split, clients: int) -> Partition:
+    """The partition of the settings among this many clients, or the one in partition.file.
+
+    Raises:
+        PartitionError: the data cannot be divided so, or the file is not one of this data.
+        ConfigError: the file is for another number of clients.
+    """
+    train, test = data.train.samples, data.test.samples
+    if settings.partition_file:
+        partition = Partition.load(settings.partition_file)
+        partition.check(train, test)
+        if len(partition.clients) != clients:
+            raise ConfigError(
+                f"partition.file is for {len(partition.clients)} clients, not for {clients}"
+            )
+        return partition
+    return make_partition(
+        train,
+        test,
+        clients,
+        settings.partition_kind,
+        column=settings.partition_column,
+        alpha=settings.partition_alpha,
+        minimum=settings.partition_minimum,
+        seed=settings.seed,
+    )
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch and FAISS use this many threads inside.
+
+    Rounding in a matrix product depends on the number of threads: a client that always has the
+    same number computes the same bank in every engine.
+    """
+    before, before_faiss = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        faiss.omp_set_num_threads(before_faiss)
+
+
+def run_folder(settings: Settings, run_id: int) -> Path:
+    """The run directory: `out`, or one in the cache by the run's number."""
+    folder = Path(settings.out) if settings.out else settings.cache / "runs" / str(run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _having(dataset: InspectionDataset, keys: tuple[str, ...]) -> InspectionDataset:
+    wanted = set(keys)
+    found = [i for i, sample in enumerate(dataset.samples) if sample.key in wanted]
+    return dataset.select(found)

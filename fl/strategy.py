@@ -1,0 +1,235 @@
+"""The strategy: one round of federated PatchCore, as Flower's Strategy hooks.
+
+Train: every client sends banks. Aggregate: check them, merge them by greedy selection. Evaluate:
+the merged banks go to every client, which installs them and sends back figures.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fl.config import Settings
+from fl.messages import (
+    BANKS,
+    CONFIG,
+    ClientFailed,
+    Upload,
+    banks_bytes,
+    pack_banks,
+    sender,
+    unpack_results,
+    unpack_upload,
+)
+from src.client import Calibration, Stage, pooled_threshold, silent
+from src.merge import BankRefused, MergedBank, check_bank, merge_banks
+from src.models import PatchCore
+
+log = logging.getLogger(__name__)
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class RoundFailed(RuntimeError):
+    """Too few clients came through; the message names each that did not, and why."""
+
+
+class FederatedPatchCore(Strategy):
+    """Merges the clients' memory banks by greedy coreset selection.
+
+    Args:
+        settings: the run's.
+        model: for the dimension and the fingerprint that banks must have.
+        nodes: ids of the nodes that take part.
+        workspace: the run directory where clients share it; "" where they do not.
+        progress: who to tell how far the merge is.
+
+    Attributes:
+        uploads: client -> what it sent, once checked.
+        merged: bank name -> merge.
+        results: client -> its answer to the evaluate message.
+        refused: clients that were left out, with the reason.
+        upload_bytes, broadcast_bytes: arrays on the wire, by client and in one broadcast.
+        seconds: of the merge.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: PatchCore,
+        nodes: list[int],
+        workspace: str = "",
+        progress: Stage = silent,
+    ) -> None:
+        self.settings, self.model, self.nodes = settings, model, nodes
+        self.workspace, self.progress = workspace, progress
+        self.uploads: dict[int, Upload] = {}
+        self.merged: dict[str, MergedBank] = {}
+        self.results: dict[int, dict] = {}
+        self.refused: list[dict] = []
+        self.upload_bytes: dict[int, int] = {}
+        self.broadcast_bytes = 0
+        self.seconds = 0.0
+
+    def configure_train(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> list[Message]:
+        """Ask every node for its banks."""
+        return [self._message(MessageType.TRAIN, node, {}) for node in self.nodes]
+
+    def aggregate_train(
+        self,
+        server_round: int,
+        replies: Iterable[Message],
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Merge what the clients sent, bank by bank.
+
+        Raises:
+            RoundFailed: fewer clients than min-clients sent banks that can be merged.
+        """
+        self._take_all(replies, self._accept_upload)
+        self._check_enough(len(self.uploads), "sent a bank that can be merged")
+        started = time.monotonic()
+        for name in sorted({name for upload in self.uploads.values() for name in upload.banks}):
+            banks = {c: u.banks[name] for c, u in self.uploads.items() if name in u.banks}
+            self.merged[name] = merge_banks(banks, self.settings.seed, self.progress("merge"))
+        self.seconds = time.monotonic() - started
+        record = pack_banks({name: bank.features for name, bank in self.merged.items()})
+        self.broadcast_bytes = banks_bytes(record)
+        rows = sum(len(bank.features) for bank in self.merged.values())
+        return record, MetricRecord({"clients": len(self.uploads), "rows": rows})
+
+    def configure_evaluate(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
+    ) -> list[Message]:
+        """Broadcast the merged banks; a client that was left out gets them like any other."""
+        return [self._message(MessageType.EVALUATE, node, {BANKS: arrays}) for node in self.nodes]
+
+    def aggregate_evaluate(
+        self,
+        server_round: int,
+        replies: Iterable[Message],
+    ) -> MetricRecord:
+        """Collect the clients' figures.
+
+        Raises:
+            RoundFailed: fewer clients than min-clients scored the merged bank.
+        """
+        self._take_all(replies, self._accept_results)
+        self._check_enough(len(self.results), "scored the merged bank")
+        return MetricRecord({"clients": len(self.results)})
+
+    def summary(self) -> None:
+        """Say what the round will do."""
+        log.info("federated PatchCore over %d clients", len(self.nodes))
+
+    def thresholds(self) -> dict[str, float]:
+        """Bank name -> image score above which the set share of the normal images lies."""
+        rate = self.settings.evaluate_false_alarm_rate
+        return {
+            name: pooled_threshold(self._calibrations(name), rate)
+            for name in self.merged
+            if self._calibrations(name)
+        }
+
+    def measured_radius(self, name: str) -> float | None:
+        """Largest distance to the bank of any training patch of the clients that answered."""
+        return max((c.radius for c in self._calibrations(name).values()), default=None)
+
+    def _calibrations(self, name: str) -> dict[int, Calibration]:
+        return {
+            client: Calibration(**result["calibration"][name])
+            for client, result in sorted(self.results.items())
+            if name in result["calibration"]
+        }
+
+    def _message(self, kind: str, node: int, content: dict) -> Message:
+        config = ConfigRecord({**self.settings.flat(), "workspace": self.workspace})
+        return Message(RecordDict({CONFIG: config, **content}), node, kind)
+
+    def _take_all(self, replies: Iterable[Message], accept: Callable[[Message], None]) -> None:
+        """Accept the replies that came; book as left out whoever gave none."""
+        came = list(replies)
+        for reply in came:
+            self._take(reply, accept)
+        for node in sorted(set(self.nodes) - {reply.metadata.src_node_id for reply in came}):
+            self._refuse(f"node {node}", f"it gave no answer within {self.settings.timeout} s")
+
+    def _take(self, reply: Message, accept: Callable[[Message], None]) -> None:
+        """Accept a reply, or book its sender as refused with the reason."""
+        try:
+            if reply.has_error():
+                raise ClientFailed(sender(reply), _reason(reply))
+            accept(reply)
+        except ClientFailed as failure:
+            self._refuse(failure.client, failure.reason)
+        except BankRefused as refusal:
+            self._refuse(_client_of(reply), str(refusal))
+
+    def _accept_upload(self, reply: Message) -> None:
+        upload = unpack_upload(reply.content)
+        if upload.client in self.uploads:
+            raise BankRefused(f"client {upload.client} has answered already")
+        if upload.fingerprint != self.model.backbone.fingerprint:
+            raise BankRefused(
+                f"its backbone's weights ({upload.fingerprint}) are not the federation's "
+                f"({self.model.backbone.fingerprint})"
+            )
+        if not upload.banks:
+            raise BankRefused("it sent no bank")
+        for bank in upload.banks.values():
+            check_bank(bank, self.model.backbone.get_feature_dim())
+        self.uploads[upload.client] = upload
+        self.upload_bytes[upload.client] = banks_bytes(reply.content[BANKS])  # type: ignore[arg-type]
+
+    def _accept_results(self, reply: Message) -> None:
+        results = unpack_results(reply.content)
+        self.results[int(results["client"])] = results
+
+    def _refuse(self, client: int | str, reason: str) -> None:
+        log.error("%s is left out: %s", called(client), reason)
+        if client not in [entry["client"] for entry in self.refused]:
+            self.refused.append({"client": client, "reason": reason})
+
+    def _check_enough(self, came: int, did: str) -> None:
+        needed = self.settings.min_clients or len(self.nodes)
+        if came < needed:
+            named = "\n".join(f"{called(r['client'])}: {r['reason']}" for r in self.refused)
+            raise RoundFailed(
+                f"only {came} of {len(self.nodes)} clients {did}, {needed} are needed "
+                f"(min-clients):\n{named}"
+            )
+
+
+def called(client: int | str) -> str:
+    """What to call a client: by its number, or as Flower's node where that is all we know."""
+    return f"client {client}" if isinstance(client, int) else client
+
+
+def _client_of(reply: Message) -> int | str:
+    """The sender's number where its reply says it, else what Flower calls it."""
+    try:
+        return int(reply.content["about"]["client"])  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError):
+        return sender(reply)
+
+
+def _reason(reply: Message) -> str:
+    """What a client's exception said, out of the words that Flower puts around it."""
+    text = COLOUR.sub("", reply.error.reason or "it gave no reason")
+    for mark in ("occurred. Message: ", ":<'"):
+        if mark in text:
+            return text.rpartition(mark)[2].removesuffix("'>").strip()
+    return text.strip()

@@ -1,0 +1,35 @@
+"""Datasets of inspected parts, and their partitions among clients."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.data.autovi import AutoVIDataset
+from src.data.dataset import DataError, Defect, InspectionDataset, Sample
+from src.data.folder import FolderDataset
+from src.data.synthetic import write_synthetic
+
+__all__ = [
+    "AutoVIDataset",
+    "DataError",
+    "Defect",
+    "FolderDataset",
+    "InspectionDataset",
+    "Sample",
+    "open_dataset",
+    "write_synthetic",
+]
+
+
+def open_dataset(
+    kind: str, root: str | Path, objects: str | Sequence[str] | None, split: str
+) -> InspectionDataset:
+    """Open a split of a dataset of kind autovi, folder or synthetic (made by `write_synthetic`).
+
+    `objects` is a list of names, a comma-separated string, or None or "all" for every object.
+    Raises `DataError` for an unknown kind and for a root that does not hold what was asked for.
+    """
+    if kind == "folder":
+        return FolderDataset(root, objects, split)
+    if kind in ("autovi", "synthetic"):
+        return AutoVIDataset(root, objects, split, name=kind)
+    raise DataError(f"unknown data.kind {kind!r}: choose autovi, folder or synthetic")

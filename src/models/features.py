@@ -1,0 +1,117 @@
+"""From images to patch features: a frozen backbone, 3x3 neighbourhoods, one grid.
+
+Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (CVPR 2022), section 3.1.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.models.backbone import create_backbone, fingerprint
+
+
+class FeatureExtractor(nn.Module):
+    """A frozen backbone that maps images to the feature maps of some of its stages.
+
+    Args:
+        backbone_name: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any name
+            that timm knows and can take features from.
+        layers: stages, shallowest first; `layerN` has stride 2^(N+1).
+        pretrained: False gives random weights, the same on every machine.
+        weights: a local state dict to use in place of the published weights.
+
+    Raises:
+        ValueError: an unknown backbone or layer.
+        WeightsError: weights that cannot be had here, or that do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+    network: Any  # a timm feature network: an nn.Module that says what its stages are
+
+    def __init__(
+        self,
+        backbone_name: str,
+        layers: Sequence[str],
+        pretrained: bool = True,
+        *,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone_name = backbone_name
+        self.layers = list(layers)
+        self.network = create_backbone(backbone_name, layers, pretrained, weights)
+        self.fingerprint = fingerprint(self.network, layers)
+        config: Any = self.network.pretrained_cfg
+        self.interpolation = str(config["interpolation"])
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Feature maps by layer name.
+
+        Args:
+            x: images [B, 3, H, W] in [0, 1]; normalised here as the backbone was trained.
+
+        Returns:
+            layer name -> [B, C_layer, H/stride, W/stride].
+        """
+        maps = self.network((x - self.mean) / self.std)
+        return dict(zip(self.layers, maps, strict=True))
+
+    def get_feature_dim(self) -> int:
+        """Dimension of the concatenated patch feature: the sum of the layers' channels."""
+        return sum(self.network.feature_info.channels())
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        """Stay in evaluation mode: the backbone is frozen, its batch statistics too."""
+        return super().train(False)
+
+
+def aggregate_features(
+    layer_features: Mapping[str, Tensor], target_size: tuple[int, int], patch_size: int = 3
+) -> Tensor:
+    """Average each layer over patch neighbourhoods and bring all of them to one grid.
+
+    Args:
+        layer_features: layer name -> [B, C_layer, h, w].
+        target_size: the grid (H, W), usually the first layer's.
+        patch_size: side of the averaged neighbourhood (odd; 1 leaves features as they are).
+
+    Returns:
+        [B, C, H, W], the layers concatenated in the mapping's order.
+
+    Raises:
+        ValueError: no layer, or an even patch size.
+    """
+    if not layer_features:
+        raise ValueError("aggregate_features needs at least one layer")
+    if patch_size < 1 or patch_size % 2 == 0:
+        raise ValueError(f"patch_size is {patch_size}: it must be odd and positive")
+    return torch.cat(
+        [_to_grid(_average(x, patch_size), target_size) for x in layer_features.values()], dim=1
+    )
+
+
+def extract_patch_features(features: Tensor) -> Tensor:
+    """Lay a grid out as rows: [B, C, H, W] -> [B*H*W, C], image by image, row by row."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def _average(x: Tensor, patch_size: int) -> Tensor:
+    """Mean over each patch's neighbourhood; what lies outside the image counts as zeros.
+
+    So do the reference implementations. It shrinks the features of the rim, where the backbone's
+    own padding makes normal images vary most: see LOG.md for what that is worth.
+    """
+    return F.avg_pool2d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
+
+
+def _to_grid(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,194 @@
+"""The memory bank: patch features of normal images, searched through FAISS."""
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from src.models.coreset import greedy_coreset_selection
+from src.models.nearest import difference, nearest, tiles
+
+FORMAT = "fedpatchcore-bank-1"
+QUERIES = 4096  # a tile of queries: bounds what the exact distances take
+
+
+class FileError(ValueError):
+    """A file that is not what it should be; the message names it and says what is wrong."""
+
+
+class MemoryBank:
+    """Rows of patch features with exact Euclidean nearest-neighbour search.
+
+    Args:
+        feature_dim: dimension D of the rows.
+        max_size: rows the bank may hold; a greater number is brought down by greedy selection.
+        device: where searches run. On a CPU, or with faiss-gpu, FAISS's flat index; on a GPU
+            without it, `src.models.nearest`.
+
+    Attributes:
+        features: [N, D] float32 or float16 array.
+    """
+
+    def __init__(
+        self, feature_dim: int, max_size: int | None = None, *, device: str | torch.device = "cpu"
+    ) -> None:
+        if feature_dim < 1 or (max_size is not None and max_size < 1):
+            raise ValueError(f"feature_dim {feature_dim} and max_size {max_size} must be positive")
+        self.feature_dim = feature_dim
+        self.max_size = max_size
+        self.device = torch.device(device)
+        self.features = np.empty((0, feature_dim), np.float32)
+        self._index: faiss.Index | None = None
+        self._resident: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def index(self) -> faiss.Index:
+        """The FAISS flat index over the features; built at first use."""
+        if self._index is None:
+            self._index = self._built()
+        return self._index
+
+    def add(self, features: np.ndarray | Tensor) -> None:
+        """Append rows [M, D].
+
+        Raises:
+            ValueError: not [M, feature_dim], or rows with NaN or infinite values.
+        """
+        rows = _rows(features)
+        if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
+            raise ValueError(f"features are {rows.shape}, the bank takes [M, {self.feature_dim}]")
+        bad = int((~np.isfinite(rows).all(1)).sum())
+        if bad:
+            raise ValueError(f"{bad} of {len(rows)} rows hold NaN or infinite values")
+        self.features = np.concatenate([self.features, rows]) if len(self) else rows.copy()
+        if self.max_size is not None and len(self) > self.max_size:
+            self.features = greedy_coreset_selection(self.features, self.max_size)
+        self._index = self._resident = None
+
+    def build_index(self) -> None:
+        """Build the FAISS index over the rows there are."""
+        self._index = self._built()
+
+    def _built(self) -> faiss.Index:
+        index: faiss.Index = faiss.IndexFlatL2(self.feature_dim)
+        if self.device.type == "cuda" and _faiss_on_gpu():
+            number = self.device.index or 0
+            index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
+        index.add(np.ascontiguousarray(self.features, np.float32))
+        return index
+
+    def search(self, query: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest rows of each query.
+
+        Args:
+            query: [M, D].
+            k: neighbours, at most the number of rows.
+
+        Returns:
+            Euclidean distances [M, k] float32, ascending, and row indices [M, k] int64.
+
+        Raises:
+            ValueError: an empty bank, another dimension, or k out of range.
+        """
+        if isinstance(query, Tensor):
+            rows = query
+        else:
+            rows = torch.from_numpy(np.require(query, None, ["C", "W"]))
+        distances, indices = self.neighbours(rows.to(self.device), k)
+        return distances.cpu().numpy(), indices.cpu().numpy()
+
+    def neighbours(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """`search` for tensors: queries [M, D] on the bank's device, results there too."""
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
+        if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
+            raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
+        rows = self.rows()
+        distances = torch.empty(len(queries), k, device=queries.device)
+        indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+        for part in tiles(len(queries), QUERIES):
+            distances[part], indices[part] = self._nearest(queries[part], rows, k)
+        return distances, indices
+
+    def rows(self) -> Tensor:
+        """The features as a tensor [N, D] on the bank's device."""
+        if self._resident is None:
+            self._resident = torch.from_numpy(self.features).to(self.device)
+        return self._resident
+
+    def _nearest(self, queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        if queries.device.type != "cpu" and not _faiss_on_gpu():
+            indices = _closest(queries, rows, k)
+        else:
+            _, found = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
+            indices = torch.from_numpy(found).to(queries.device)
+        # FAISS gives squared distances with a matrix product's rounding: compute them by difference
+        columns = [difference(queries, rows, indices[:, j]) for j in range(k)]
+        distances, order = torch.stack(columns, 1).sort(dim=1, stable=True)
+        return distances.sqrt_(), indices.gather(1, order)
+
+    def save(self, path: str | Path) -> None:
+        """Write the bank as safetensors."""
+        meta = {"format": FORMAT, "max_size": json.dumps(self.max_size)}
+        save_file({"features": np.ascontiguousarray(self.features)}, str(path), meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MemoryBank":
+        """Read a bank that `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            FileError: truncated, not a bank, or of another version.
+        """
+        meta, tensors = read_tensors(path, FORMAT)
+        try:
+            bank = cls(tensors["features"].shape[1], json.loads(meta["max_size"]))
+            bank.add(tensors["features"])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise FileError(f"{path} holds no bank: {error!r}") from error
+        return bank
+
+
+def read_tensors(path: str | Path, wanted: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and arrays of a safetensors file of the format named.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FileError: truncated, not safetensors, or of another format or version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="np") as file:
+            meta = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise FileError(f"{path} is truncated or not a safetensors file: {error}") from error
+    if meta.get("format") != wanted:
+        found = meta.get("format", "of no format of ours")
+        raise FileError(f"{path} is {found}; this version reads {wanted}")
+    return meta, tensors
+
+
+def _closest(queries: Tensor, rows: Tensor, k: int) -> Tensor:
+    if k == 1:
+        return nearest(queries, rows)[1][:, None]
+    return torch.cdist(queries.float(), rows.float()).topk(k, largest=False).indices
+
+
+def _rows(features: np.ndarray | Tensor) -> np.ndarray:
+    rows = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
+    return rows if rows.dtype in (np.float32, np.float16) else rows.astype(np.float32)
+
+
+def _faiss_on_gpu() -> bool:
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0

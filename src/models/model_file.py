@@ -1,0 +1,69 @@
+"""model.safetensors: banks, how their features are made, thresholds. Nothing executes on load."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from src.models.memory_bank import FileError, read_tensors
+
+FORMAT = "fedpatchcore-model-1"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds.
+
+    Attributes:
+        config: keyword arguments of PatchCore that shape the features and the scores.
+        fingerprint: of the backbone's weights.
+        banks: bank name -> [N, D]; a model of one bank names it "bank", a run names its objects.
+        thresholds: bank name -> image score above which an image is called anomalous.
+    """
+
+    config: Mapping[str, object]
+    fingerprint: str
+    banks: Mapping[str, np.ndarray]
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    def write(self, path: str | Path) -> None:
+        """Write as safetensors, folders made as needed."""
+        meta = {
+            "format": FORMAT,
+            "config": json.dumps(dict(self.config)),
+            "fingerprint": self.fingerprint,
+            "thresholds": json.dumps(dict(self.thresholds)),
+        }
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: np.ascontiguousarray(v) for k, v in self.banks.items()}, str(path), meta)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "ModelFile":
+        """Read what `write` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            FileError: truncated, not a model, or of another version.
+        """
+        meta, banks = read_tensors(path, FORMAT)
+        try:
+            config, thresholds = json.loads(meta["config"]), json.loads(meta["thresholds"])
+            return cls(config, meta["fingerprint"], banks, thresholds)
+        except (KeyError, ValueError) as error:
+            raise FileError(f"{path} lacks a readable {error} in its header") from error
+
+    def bank_named(self, name: str | None, path: str | Path) -> str:
+        """The bank to use: the one named, or the only one.
+
+        Raises:
+            FileError: no such bank, or several and none named.
+        """
+        if name is None and len(self.banks) == 1:
+            return next(iter(self.banks))
+        if name is None or name not in self.banks:
+            asked = f"has no bank {name!r}" if name else "holds several banks"
+            raise FileError(f"{path} {asked}: name one of {', '.join(sorted(self.banks))}")
+        return name

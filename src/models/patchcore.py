@@ -1,0 +1,343 @@
+"""PatchCore (Roth et al., CVPR 2022): a memory bank of normal patches, and distances to it."""
+
+import functools
+import logging
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.models.bounded import BoundedRows, Selection
+from src.models.extraction import PatchGrid, Preparation, Size, extract
+from src.models.feature_cache import FeatureCache, through_cache
+from src.models.features import FeatureExtractor
+from src.models.memory_bank import FileError, MemoryBank
+from src.models.model_file import ModelFile
+from src.models.scoring import anomaly_map, image_score, leave_out_own
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        score: image score, Euclidean, larger is more anomalous.
+        distances: [h, w] float32, of each patch to the bank; `PatchCore.draw` makes the map of it.
+        image_size: (H, W) of the image.
+    """
+
+    score: float
+    distances: np.ndarray
+    image_size: Size
+
+
+class PatchCore:
+    """Anomaly detector that is fitted on normal images only.
+
+    Args:
+        backbone: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0 or a timm name.
+        layers: stages whose features are joined, shallowest first.
+        coreset_percentage: the share of patches kept, as a fraction in (0, 1]: 0.1 keeps 10 %.
+        device: "cuda", "cuda:1", "cpu"; a GPU that is not there is replaced by the CPU, said once.
+        pretrained: False takes random weights, the same on every machine.
+        weights: a local state dict (.safetensors, .pth) in place of the published weights.
+        image_size: side of a square, or (H, W), that images are resized to; None keeps each
+            image's own size.
+        crop: side of a centre crop after resizing.
+        patch_size: side of the neighbourhood each patch feature averages.
+        neighbors: b of the score's re-weighting; 1 turns it off.
+        seed: start of the coreset selection.
+        batch_size: images a batch on a GPU.
+        workers: processes that decode images; chosen from the device when left out.
+        memory_limit: bytes that features may take while fitting; beyond it they are reduced by
+            greedy selection on the way.
+        cache: a folder in which patch features are kept and looked up, for datasets whose
+            `samples` carry paths. They are in half precision then.
+
+    Attributes:
+        backbone: the feature extractor, an nn.Module.
+        memory_bank: the MemoryBank, empty until `fit` or `set_memory_bank`.
+        threshold: image score above which an image is called anomalous, or None; see `calibrate`.
+
+    Raises:
+        ValueError: an argument out of range.
+        WeightsError: backbone weights that cannot be had here.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        layers: Sequence[str] = ("layer2", "layer3"),
+        coreset_percentage: float = 0.1,
+        device: str = "cuda",
+        *,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        image_size: int | Size | None = None,
+        crop: int | None = None,
+        patch_size: int = 3,
+        neighbors: int = 9,
+        seed: int = 42,
+        batch_size: int = 32,
+        workers: int | None = None,
+        memory_limit: int = 2 * 2**30,
+        cache: str | Path | None = None,
+    ) -> None:
+        if not 0 < coreset_percentage <= 1:
+            raise ValueError(f"coreset_percentage is {coreset_percentage}: a fraction in (0, 1]")
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.device = _device(str(device))
+        self.backbone = FeatureExtractor(backbone, layers, pretrained, weights=weights)
+        self.backbone.to(self.device)
+        self.coreset_percentage = coreset_percentage
+        self.neighbors = neighbors
+        self.seed = seed
+        self.patch_size = patch_size
+        self.batch_size = batch_size
+        self.workers = _workers(self.device) if workers is None else workers
+        self.memory_limit = memory_limit
+        self.threshold: float | None = None
+        self.memory_bank = MemoryBank(self.backbone.get_feature_dim(), device=self.device)
+        self.preparation = Preparation(
+            None if size is None else (size[0], size[1]), crop, self.backbone.interpolation
+        )
+        self._weights = Path(weights).name if weights else "published" if pretrained else "random"
+        self.cache = None if cache is None else FeatureCache(cache, self._signature())
+
+    def fit(self, dataset: Iterable) -> "PatchCore":
+        """Fill the memory bank from normal images; returns self.
+
+        Args:
+            dataset: items are images [3, H, W] in [0, 1], or tuples (image, label, ...).
+
+        Raises:
+            ValueError: no images, or images labelled anomalous.
+        """
+        self.set_memory_bank(self.select(dataset, self.coreset_percentage).features)
+        return self
+
+    def select(
+        self,
+        dataset: Iterable,
+        fraction: float,
+        *,
+        extracting: Progress | None = None,
+        selecting: Progress | None = None,
+    ) -> Selection:
+        """Greedy coreset of a dataset's patches, within the memory bound; the bank stays as it is.
+
+        Args:
+            dataset: as for `fit`.
+            fraction: of all patches to keep, in (0, 1]; at least one is.
+            extracting, selecting: called with (done, total) as the two steps go on.
+        """
+        rows = BoundedRows(self.memory_limit, self.seed, self.device)
+        for grid in self.embed(_normal_only(dataset), extracting):
+            rows.add(grid.features.reshape(-1, grid.features.shape[-1]))
+        return rows.select(max(1, round(fraction * rows.seen)), selecting)
+
+    def predict(self, dataset: Iterable) -> list[np.ndarray]:
+        """Anomaly maps, one [H, W] float32 array an image, at the image's own size."""
+        return [self.draw(prediction) for prediction in self.score(dataset)]
+
+    def predict_single(self, image: Tensor) -> np.ndarray:
+        """Anomaly map [H, W] of one image [3, H, W] in [0, 1]."""
+        return self.predict([image])[0]
+
+    def score(
+        self,
+        dataset: Iterable,
+        *,
+        without_own: bool = False,
+        progress: Progress | None = None,
+    ) -> Iterator[Prediction]:
+        """Score and patch distances of each image, in order.
+
+        Args:
+            dataset: as for `fit`, labels of any kind.
+            without_own: score as if the bank held no row of the image itself; for normal images
+                that helped to fill it. The patch distances are to the whole bank all the same.
+            progress: called with (done, total).
+
+        Raises:
+            ValueError: an empty memory bank.
+        """
+        if not len(self.memory_bank):
+            raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
+        for grid in self.embed(dataset, progress):
+            yield self._score(grid, without_own)
+
+    def draw(self, prediction: Prediction) -> np.ndarray:
+        """Anomaly map [H, W] float32 of a prediction, at the image's own size."""
+        frames = self.preparation.frames(prediction.image_size)
+        distances = torch.as_tensor(prediction.distances, device=self.device)
+        return anomaly_map(distances, prediction.image_size, *frames).cpu().numpy()
+
+    def calibrate(self, dataset: Iterable, false_alarm_rate: float = 0.01) -> float:
+        """Set the threshold from normal images, so that about this share of them lies above it.
+
+        Images that helped to fill the bank are scored without their own rows.
+
+        Raises:
+            ValueError: no images, images labelled anomalous, an empty bank, or one that is all
+                of a single image's rows.
+        """
+        scores = [p.score for p in self.score(_normal_only(dataset), without_own=True)]
+        if not np.isfinite(scores).all() or not scores:
+            raise ValueError(
+                "calibrate needs images, and a bank that does not come from just one of them"
+            )
+        self.threshold = float(np.quantile(scores, 1 - false_alarm_rate))
+        return self.threshold
+
+    def embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrid]:
+        """Patch grids of a dataset's images in order, from the cache where it has them."""
+        total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
+        if self.cache is None or samples is None:
+            grids = self._extract(dataset)
+        else:
+            paths = [Path(sample.path) for sample in samples]
+            grids = through_cache(self.cache, dataset, paths, self._extract)
+        for done, grid in enumerate(grids, 1):
+            yield grid
+            if progress:
+                progress(done, total)
+
+    def get_memory_bank(self) -> np.ndarray:
+        """The bank's rows [N, D]."""
+        return self.memory_bank.features
+
+    def set_memory_bank(self, features: np.ndarray | Tensor) -> None:
+        """Install rows [N, D] as the bank, in place of what it held; the threshold goes with that.
+
+        Raises:
+            ValueError: not [N, D] of the backbone's dimension, N at least 1, all values finite.
+        """
+        bank = MemoryBank(self.backbone.get_feature_dim(), device=self.device)
+        bank.add(features)
+        if not len(bank):
+            raise ValueError("a memory bank needs at least one row")
+        self.memory_bank, self.threshold = bank, None
+
+    def save(self, path: str | Path) -> None:
+        """Write the backbone's configuration, the bank and the threshold as safetensors."""
+        thresholds = {} if self.threshold is None else {"bank": self.threshold}
+        self.as_file({"bank": self.get_memory_bank()}, thresholds).write(path)
+
+    def as_file(self, banks: dict[str, np.ndarray], thresholds: dict[str, float]) -> ModelFile:
+        """A model file of banks whose features were made as this model makes them."""
+        return ModelFile(self._config(), self.backbone.fingerprint, banks, thresholds)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "cuda",
+        *,
+        weights: str | Path | None = None,
+        bank: str | None = None,
+        **options: Any,
+    ) -> "PatchCore":
+        """Read a model that `save`, or a run, wrote.
+
+        Args:
+            path: the .safetensors file.
+            device: as for the constructor.
+            weights: the local weights file, where the model was made from one.
+            bank: which bank to install, where the file holds several (a run's objects).
+            options: further arguments of the constructor, e.g. batch_size.
+
+        Raises:
+            FileNotFoundError: no such file.
+            FileError: truncated, of another version, made with other weights, or no such bank.
+        """
+        file = ModelFile.read(path)
+        name = file.bank_named(bank, path)
+        config: dict[str, Any] = dict(file.config)
+        made_with = str(config.pop("weights"))
+        if weights is None and made_with not in ("published", "random"):
+            raise FileError(f"{path} was made with the weights file {made_with}: name it, weights=")
+        pretrained = made_with != "random"
+        model = cls(device=device, weights=weights, pretrained=pretrained, **{**config, **options})
+        if model.backbone.fingerprint != file.fingerprint:
+            raise FileError(
+                f"{path} was made with other {config['backbone']} weights (fingerprint "
+                f"{file.fingerprint}) than these ({model.backbone.fingerprint})"
+            )
+        model.set_memory_bank(file.banks[name])
+        model.threshold = file.thresholds.get(name)
+        return model
+
+    def _score(self, grid: PatchGrid, without_own: bool) -> Prediction:
+        height, width, dim = grid.features.shape
+        patches = grid.features.reshape(-1, dim).to(self.device)
+        distances, indices = (x.squeeze(1) for x in self.memory_bank.neighbours(patches))
+        shown = distances.view(height, width).cpu().numpy()
+        own = None
+        if without_own:
+            distances, indices, own = leave_out_own(self.memory_bank, patches, distances, indices)
+        score = image_score(self.memory_bank, patches, distances, indices, self.neighbors, own)
+        return Prediction(score, shown, grid.image_size)
+
+    def _extract(self, dataset: Iterable) -> Iterator[PatchGrid]:
+        return extract(
+            self.backbone,
+            dataset,
+            self.preparation,
+            patch_size=self.patch_size,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        )
+
+    def _config(self) -> dict[str, object]:
+        return {
+            "backbone": self.backbone.backbone_name,
+            "layers": self.backbone.layers,
+            "coreset_percentage": self.coreset_percentage,
+            "weights": self._weights,
+            "image_size": self.preparation.size,
+            "crop": self.preparation.crop,
+            "patch_size": self.patch_size,
+            "neighbors": self.neighbors,
+        }
+
+    def _signature(self) -> dict[str, object]:
+        shaping = ("backbone", "layers", "image_size", "crop", "patch_size")
+        return {
+            **{key: self._config()[key] for key in shaping},
+            "fingerprint": self.backbone.fingerprint,
+            "precision": "float32" if self.device.type == "cpu" else "bfloat16",
+        }
+
+
+def _normal_only(dataset: Iterable) -> Iterable:
+    samples = getattr(dataset, "samples", None)
+    if samples is not None:
+        anomalous = sum(sample.label != 0 for sample in samples)
+        if anomalous:
+            raise ValueError(
+                f"{anomalous} of {len(samples)} images are anomalous: fit on normal ones"
+            )
+    return dataset
+
+
+@functools.cache
+def _device(name: str) -> torch.device:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        log.warning("device %r: no GPU is available here, running on the CPU", name)
+        return torch.device("cpu")
+    return torch.device(name)
+
+
+def _workers(device: torch.device) -> int:
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

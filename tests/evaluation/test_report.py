@@ -1,0 +1,478 @@
+"""What a reader of report.html and of the console table relies on."""
+
+import copy
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from src.evaluation import formats, gallery
+from src.evaluation.charts import Axis, histogram, roc_line
+from src.evaluation.report import ClientTable, ScoreRow, write_report
+from src.evaluation.summary import headline, summary_table
+
+CLIENTS = 6
+FIGURES = {
+    "image_auroc": 0.96142,
+    "image_ap": 0.97813,
+    "image_f1_max": 0.92377,
+    "pixel_auroc": 0.88124,
+    "aupro": 0.74256,
+    "aupro_0.05": 0.51234,
+    "au_spro": {"0.01": 0.31298, "0.05": 0.51671, "0.3": 0.74256},
+}
+PIXEL = ("pixel_auroc", "aupro", "aupro_0.05", "au_spro")
+
+
+def lower(figures, by):
+    return {k: lower(v, by) if isinstance(v, dict) else v - by for k, v in figures.items()}
+
+
+def run_metrics():
+    """metrics.json of a plausible run: six clients, one object, masks, every baseline."""
+    alone = [0.8912, 0.8544, 0.9021, 0.8211, 0.8874, 0.8905]
+    return {
+        "config": {"seed": 42, "data.root": "mtd", "model.backbone": "tf_efficientnet_lite0"},
+        "dataset": {
+            "name": "mtd",
+            "objects": ["magnetic tile"],
+            "train_images": 762,
+            "test_images": 582,
+        },
+        "centralized": lower(FIGURES, -0.0031),
+        "federated": FIGURES,
+        "local": {
+            "mean": {"image_auroc": 0.87445, "image_ap": 0.93312},
+            "worst": {"client": 3, "image_auroc": 0.8211},
+            "test_images": "all 582 test images",
+            "clients": [
+                {
+                    "client": i,
+                    "images": 127,
+                    "patches": 130048,
+                    "bank": 1300,
+                    "radius": 1.5 + i / 10,
+                    "image_auroc": auroc,
+                }
+                for i, auroc in enumerate(alone)
+            ],
+        },
+        "bank": {
+            "size": 7800,
+            "dim": 152,
+            "dtype": "float32",
+            "bytes": 4742400,
+            "radius_bound": 3.41234,
+            "radius": 2.98765,
+        },
+        "traffic": {"upload_bytes": [790400] * CLIENTS, "broadcast_bytes": 4742400},
+        "seconds": {
+            "features": 41.2,
+            "coreset": 6.31,
+            "merge": 0.42,
+            "evaluate": 18.4,
+            "total": 68.9,
+        },
+        "refused": [],
+        "threshold": 3.0,
+        "privacy": {},
+        "versions": {"fedpatchcore": "0.1.0", "torch": "2.9.0"},
+        "seed": 42,
+    }
+
+
+def run_scores(objects=("magnetic tile",), normal=40, anomalous=70, baselines=True):
+    rng = np.random.default_rng(0)
+    rows = []
+    for name in objects:
+        for i in range(normal + anomalous):
+            defect = "good" if i < normal else ("blowhole", "crack", "fray")[i % 3]
+            score = 2.4 + (defect != "good") * rng.gamma(3, 0.5) + 0.3 * rng.standard_normal()
+            other = (score + 0.25 * rng.standard_normal(CLIENTS + 1)).tolist()
+            rows.append(
+                ScoreRow(
+                    object=name,
+                    key=f"{name}/test/{defect}/{i:04}.png",
+                    label=int(defect != "good"),
+                    defect=defect,
+                    client=None,
+                    federated=float(score),
+                    centralized=other[0] if baselines else None,
+                    local=other[1:] if baselines else None,
+                )
+            )
+    return rows
+
+
+def load_image(row):
+    rng = np.random.default_rng(len(row.key))
+    shade = 110 + 25 * np.sin(np.arange(320) / 50) + rng.normal(0, 6, (256, 320))
+    image = np.repeat(shade[..., None], 3, axis=2)
+    if row.label:
+        image[100:120, 150:190] -= 60
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def load_map(row):
+    y, x = np.mgrid[:256, :320]
+    peak = np.exp(-((x - 170) ** 2 + (y - 110) ** 2) / 800) * row.label
+    return (1.5 + 0.3 * np.sin(x / 40) + peak * (row.federated - 1.5)).astype(np.float32)
+
+
+def load_mask(row):
+    mask = np.zeros((256, 320), bool)
+    mask[100:120, 150:190] = row.label
+    return mask if row.label else None
+
+
+COUNTS = [[127 if i == j else 0 for j in range(CLIENTS)] for i in range(CLIENTS)]
+TABLE = ClientTable([f"exp{i}" for i in range(1, 7)], COUNTS, by="exposure")
+
+
+def render(path, metrics, scores, clients=TABLE):
+    write_report(path, metrics, scores, clients, load_image, load_map, load_mask)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return render(tmp_path_factory.mktemp("run") / "report.html", run_metrics(), run_scores())
+
+
+class Reader(HTMLParser):
+    """Tags with attributes, and the text that a person would see."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another tag"
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+def row_of(page, name):
+    """The cells of the first table row with this head."""
+    row = re.search(rf'<tr[^>]*><th scope="row">{name}</th>(.*?)</tr>', page, re.S)
+    return re.findall(r"<td>(.*?)</td>", row[1], re.S) if row else None
+
+
+def test_page_is_well_formed_and_loads_nothing(page):
+    reader = Reader(page)
+    assert reader.open == []
+    assert not re.search(r"https?://|@import|url\(", page)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reader.tags}
+    sources = [attrs["src"] for _, attrs in reader.tags if "src" in attrs]
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+
+
+def test_every_picture_and_chart_has_words_for_it(page):
+    for tag, attrs in Reader(page).tags:
+        if tag == "img":
+            assert attrs["alt"]
+        if tag == "svg":
+            assert attrs.get("aria-label") or attrs.get("aria-hidden") == "true"
+
+
+def test_table_holds_the_metrics_to_three_decimals(page):
+    assert row_of(page, "federated") == ["0.961", "0.978", "0.924", "0.881", "0.743", "0.517"]
+    assert row_of(page, "centralized") == ["0.965", "0.981", "0.927", "0.884", "0.746", "0.520"]
+    assert row_of(page, "local mean") == ["0.874", "0.933", *["–"] * 4]
+    assert row_of(page, "local worst") == ["0.821", *["–"] * 5]
+    assert row_of(page, "federated − centralized") == ["−0.003"] * 6
+
+
+def test_headline_says_the_comparison_in_words():
+    metrics = run_metrics()
+    # (0.96142 - 0.87445) / (0.96452 - 0.87445) = 0.9656
+    assert headline(metrics) == (
+        "Federated reaches 0.961 image AUROC, 0.003 below centralized; a client alone reaches"
+        " 0.874 on average and 0.821 at worst (client 3)."
+        " Of what pooling all images would gain over a client alone, federation gains 97 %."
+    )
+    metrics["federated"] = dict(FIGURES, image_auroc=0.96449)
+    assert "0.964 image AUROC, level with centralized" in headline(metrics)
+    metrics["federated"] = dict(FIGURES, image_auroc=0.97)
+    assert "0.005 above centralized" in headline(metrics)
+    metrics["federated"] = dict(FIGURES, image_auroc=0.85)
+    assert "gains nothing over a client alone" in headline(metrics)
+
+
+def test_traffic_is_set_against_sending_every_patch(page):
+    # 6 * 130,048 patches * 152 dimensions * 4 bytes = 474.4 MB; 6 * 790,400 bytes = 4.7 MB
+    text = Reader(page).text
+    assert "sent 4.7 MB in all (790.4 kB each), and each received 4.7 MB" in text
+    assert "would have taken 474.4 MB, 100 times as much" in text
+
+
+def test_covering_certificate_is_a_sentence(page):
+    text = Reader(page).text
+    assert (
+        "Every patch of every client lies within a Euclidean distance of 3.412 of the merged bank."
+        in text
+    )
+    assert "the farthest lies at 2.988" in text
+
+
+def test_certificate_of_several_objects_is_the_largest_radius_and_names_who_it_covers(tmp_path):
+    metrics = run_metrics()
+    radii = {"pipe": (2.0, 1.5), "clip": (5.5, None)}
+    metrics["objects"] = {
+        name: {"federated": FIGURES, "bank": {"radius_bound": bound, "radius": radius}}
+        for name, (bound, radius) in radii.items()
+    }
+    metrics["refused"] = [{"client": 4, "reason": "late"}]
+    text = Reader(render(tmp_path / "r.html", metrics, run_scores(objects=("pipe", "clip")))).text
+    assert "every merged client lies within a Euclidean distance of 5.500" in text
+    assert "Measured" not in text  # one object's radius is unknown
+
+
+def test_threshold_is_counted_out(page):
+    scores = run_scores()
+    found = sum(row.federated >= 3.0 for row in scores if row.label)
+    flagged = sum(row.federated >= 3.0 for row in scores if not row.label)
+    text = Reader(page).text
+    assert f"{found} of 70 anomalous images found, {flagged} of 40 normal images flagged" in text
+
+
+def test_page_stays_under_two_megabytes_with_noisy_images(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), np.uint8)
+    path = tmp_path / "report.html"
+    write_report(
+        path, run_metrics(), run_scores(), TABLE, lambda _: noise, load_map, lambda _: None
+    )
+    assert path.stat().st_size < 2_000_000
+
+
+def test_hostile_names_are_text_not_markup(tmp_path):
+    evil = "<script>alert('x')</script>"
+    metrics = run_metrics()
+    metrics["dataset"].update(name=evil, objects=[evil, "b"])
+    metrics["refused"] = [{"client": evil, "reason": f'bank holds NaN: "{evil}"'}]
+    metrics["objects"] = {evil: {"federated": FIGURES}, "b": {"federated": FIGURES}}
+    metrics["config"] = {evil: evil}
+    metrics["local"]["worst"]["client"] = evil
+    scores = run_scores(objects=(evil, 'b" onload="x'), normal=5, anomalous=5)
+    clients = ClientTable([evil] * 6, COUNTS, clients=[evil] * 6, by=evil)
+    reader = Reader(render(tmp_path / "r.html", metrics, scores, clients))
+    assert "script" not in {tag for tag, _ in reader.tags}
+    assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
+    assert reader.text.count(evil) > 10
+
+
+def test_refused_clients_come_before_the_headline(tmp_path):
+    metrics = run_metrics()
+    metrics["refused"] = [{"client": 4, "reason": "did not answer within 60 s"}]
+    text = Reader(render(tmp_path / "r.html", metrics, run_scores())).text
+    assert "1 client left out" in text
+    assert text.index("did not answer within 60 s") < text.index("Federated reaches")
+
+
+def federated_alone():
+    metrics = run_metrics()
+    for key in ("centralized", "local", "bank", "traffic", "seconds", "threshold", "privacy"):
+        del metrics[key]
+    metrics["federated"] = {k: v for k, v in FIGURES.items() if k not in PIXEL}
+    return metrics
+
+
+def nothing_at_all():
+    return {"dataset": {"name": "empty"}, "federated": {}, "local": None, "threshold": None}
+
+
+def holes():
+    metrics = run_metrics()
+    metrics["federated"] = dict(FIGURES, aupro=float("nan"), pixel_auroc=None)
+    metrics["local"]["clients"][2].update(radius=None, image_auroc=float("nan"), patches=None)
+    metrics["bank"].update(radius=None, dtype=None, bytes=None)
+    metrics["config"]["partition.column"] = None
+    metrics["threshold"] = float("nan")
+    return metrics
+
+
+@pytest.mark.parametrize("metrics", [federated_alone, nothing_at_all, holes])
+@pytest.mark.parametrize("images", ["both classes", "normal only", "none"])
+def test_what_is_missing_leaves_no_trace(tmp_path, metrics, images):
+    scores = {
+        "both classes": run_scores(baselines=False),
+        "normal only": run_scores(anomalous=0, baselines=False),
+        "none": [],
+    }[images]
+    page = render(tmp_path / "r.html", metrics(), scores, ClientTable([], []))
+    assert not re.search(r"\b(None|nan|undefined|null)\b", Reader(page).text)
+    assert not re.search(r"</h2>\s*</section>|</h3>\s*(</section>|<h)|<tbody>\s*</tbody>", page)
+    assert "<polyline" not in page or images == "both classes"
+
+
+def test_without_baselines_and_masks_only_the_federated_image_columns_stay(tmp_path):
+    page = render(tmp_path / "r.html", federated_alone(), run_scores(baselines=False))
+    text = Reader(page).text
+    assert row_of(page, "federated") == ["0.961", "0.978", "0.924"]
+    for word in ("entralized", "local", "AUPRO", "alone", "threshold", "Cost and guarantee"):
+        assert word not in text
+
+
+def test_several_objects_have_a_table_and_charts_of_their_own(tmp_path):
+    metrics = run_metrics()
+    metrics["objects"] = {
+        name: {
+            "federated": lower(FIGURES, by),
+            "centralized": FIGURES,
+            "local": {"mean": {"image_auroc": 0.8}},
+        }
+        for name, by in (("pipe", 0.0), ("clip", 0.1))
+    }
+    metrics["threshold"] = {"clip": 2.9, "pipe": 3.1}
+    page = render(tmp_path / "r.html", metrics, run_scores(objects=("pipe", "clip")))
+    cells = row_of(page, "clip")
+    assert cells == ["0.800", "<b>0.861</b>", "0.961", "−0.100", "0.781", "0.643", "0.417"]
+    assert page.index(">clip</th>") < page.index(">pipe</th>")
+    assert page.count("ROC curves of") == page.count("Histogram of") == 2
+    assert "the mean of 2 objects" in Reader(page).text
+
+
+def shown(page, heading):
+    """Keys of the gallery's images under a heading, in order."""
+    part = page.split(f"<h3>{heading}</h3>")[1].split("</ul>")[0]
+    return re.findall(r"<br>([^<]+\.png)</figcaption>", part)
+
+
+def test_gallery_starts_with_the_worst(page):
+    rows = sorted(run_scores(), key=lambda row: row.federated)
+    normal = [row.key for row in rows if row.label == 0]
+    anomalous = [row.key for row in rows if row.label == 1]
+    assert shown(page, "Defects with the lowest scores") == anomalous[:6]
+    assert shown(page, "Normal images with the highest scores") == normal[::-1][:6]
+    assert shown(page, "Defects with the highest scores") == anomalous[::-1][:6]
+
+
+def row(score, label=1, name="a"):
+    return ScoreRow(name, f"{name}{score}", label, "crack" if label else "good", None, score)
+
+
+def test_few_defects_are_shown_once_each():
+    rows = [row(s) for s in (3.0, 1.0, 2.0)]
+    choice = gallery.choose(rows, {})
+    assert [r.federated for r in choice.misses] == [1.0, 2.0]
+    assert [r.federated for r in choice.hits] == [3.0]
+
+
+def test_objects_of_different_scale_are_ranked_by_their_own_threshold():
+    rows = [row(0.9, name="small"), row(8.0, name="large"), row(20.0, name="large")]
+    choice = gallery.choose(rows, {"small": 0.5, "large": 10.0})
+    assert choice.misses[0].federated == 8.0  # 0.8 of its threshold, 0.9 is 1.8 of its own
+
+
+def test_heat_maps_of_one_object_share_one_scale(monkeypatch):
+    """A map of a tenth of the height looks a tenth as hot (FIELD.md: never per image)."""
+    seen = []
+
+    def spy(image, heat, low, high, outline=None):
+        seen.append((low, high))
+        return image
+
+    rows = [row(1.0), row(2.0), row(10.0)]
+    monkeypatch.setattr(gallery, "overlay", spy)
+    gallery.pictures(gallery.choose(rows, {}), {}, load_image, load_map, load_mask)
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+
+
+def test_roc_line_passes_through_hand_worked_corners():
+    # scores 3+ 2- 1+: (0,0) -> (0,.5) -> (1,.5) -> (1,1); x 42..312, y 278..8
+    curve = roc_line("federated", [3.0, 2.0, 1.0, None], [1, 0, 1, 0])
+    assert curve.points == "42.0,278.0 42.0,143.0 312.0,143.0 312.0,8.0"
+    assert roc_line("local", [1.0, None], [1, 0]) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (1.4, 7.6), (-3, 250), (0.8, 1), (0, 3e-5)])
+def test_ticks_are_labelled_with_the_value_they_stand_at(low, high):
+    axis = Axis(low, high, 0, 1000)
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 8
+    for at, text in ticks:
+        assert axis.at(float(text.replace("−", "-"))) == at
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(0, 1)), min_size=1, max_size=50),
+    st.none() | st.floats(-1e6, 1e6),
+)
+def test_histogram_stays_inside_its_frame(scored, threshold):
+    chart = histogram(*zip(*scored, strict=True), threshold)
+    for x, y, width, height in [*chart.normal, *chart.anomalous]:
+        assert x >= 50
+        assert x + width <= 512
+        assert height > 0
+        assert y > 0
+        assert y + height < 270
+    assert chart.threshold is None or 50 <= chart.threshold <= 512
+
+
+@given(st.floats(0, 1, exclude_min=True))
+def test_difference_never_shows_a_signed_zero(value):
+    for text in (formats.difference(value), formats.difference(-value)):
+        assert text == "0.000" or (text[0] in "+−" and text[1:] != "0.000")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(512, "512 B"), (790_400, "790.4 kB"), (999_960, "1.0 MB"), (5e9, "5.0 GB")]
+)
+def test_bytes_are_in_decimal_units(size, text):
+    assert formats.byte_size(size).replace(formats.NARROW_SPACE, " ") == text
+
+
+def printed(metrics):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary_table(metrics))
+    return console.file.getvalue()
+
+
+def test_console_table_fits_80_columns_with_rows_in_order():
+    lines = printed(run_metrics()).splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line.split() for line in lines if re.search(r" 0\.\d{3}", line)]
+    assert [cells[:-6] for cells in rows] == [
+        ["local", "mean"],
+        ["local", "worst"],
+        ["federated"],
+        ["centralized"],
+    ]
+    assert rows[2][1:] == ["0.961", "0.978", "0.924", "0.881", "0.743", "0.517"]
+    heads = ["Image", "AUROC", "AP", "F1", "Pixel", "AUROC", "AUPRO", "AU-sPRO@0.05"]
+    assert next(line.split() for line in lines if "AUPRO" in line) == heads
+
+
+def test_console_table_takes_names_as_text_and_leaves_out_what_is_missing():
+    metrics = run_metrics()
+    metrics["local"]["worst"]["client"] = "[red]plant[/red]"
+    assert "client [red]plant[/red]" in printed(metrics)
+    alone = printed(federated_alone())
+    assert "0.961" in alone
+    assert not re.search("local|centralized|AUPRO|–", alone)
+
+
+def test_metrics_are_not_changed(tmp_path):
+    metrics = run_metrics()
+    before = copy.deepcopy(metrics)
+    render(tmp_path / "r.html", metrics, run_scores())
+    assert metrics == before

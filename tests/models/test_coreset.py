@@ -1,0 +1,244 @@
+"""Greedy selection against the plain farthest-first loop, and the laws of covering."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.models import copies, coreset, greedy_coreset_selection, random_coreset_selection
+from src.models.coreset import farthest_first
+
+
+def plain_farthest_first(rows, target, seed=42):
+    """Farthest-first in float64, one pick at a time: indices, and the radius after each pick."""
+    rows = np.asarray(rows, np.float64)
+    picks = [int(np.random.default_rng(seed).integers(len(rows)))]
+    distances = ((rows - rows[picks[0]]) ** 2).sum(1)
+    radii = [distances.max() ** 0.5]
+    while len(picks) < target and radii[-1] > 0:
+        picks.append(int(distances.argmax()))  # the first of equals
+        distances = np.minimum(distances, ((rows - rows[picks[-1]]) ** 2).sum(1))
+        radii.append(distances.max() ** 0.5)
+    return np.array(picks), np.array(radii)
+
+
+def generic(rng, n=300, d=12):
+    return rng.normal(size=(n, d))
+
+
+def clustered(rng, n=300, d=12):
+    return 100 * rng.normal(size=(7, d))[rng.integers(7, size=n)] + 0.01 * rng.normal(size=(n, d))
+
+
+def duplicated(rng, n=300, d=12):
+    return rng.normal(size=(n // 5, d))[rng.integers(n // 5, size=n)]
+
+
+def lattice(rng, n=300, d=3):
+    return rng.integers(-3, 4, size=(n, d)).astype(float)
+
+
+KINDS = {f.__name__: f for f in (generic, clustered, duplicated, lattice)}
+
+
+def distinct(rows) -> int:
+    return len(np.unique(np.asarray(rows), axis=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("as_given", [np.asarray, torch.as_tensor])
+def test_picks_and_radii_are_those_of_the_plain_loop(kind, dtype, as_given, random_state):
+    rows = KINDS[kind](random_state).astype(dtype)
+    target = distinct(rows) - 1
+    chosen = farthest_first(as_given(rows), target, seed=3)
+    picks, radii = plain_farthest_first(rows, target, seed=3)
+    np.testing.assert_array_equal(chosen.indices, picks)
+    np.testing.assert_allclose(chosen.radii, radii, rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(1, 90), st.integers(1, 80), st.sampled_from(sorted(KINDS)), st.integers(0, 9))
+def test_the_working_set_changes_the_time_and_never_the_picks(working_set, target, kind, seed):
+    rows = KINDS[kind](np.random.default_rng(seed), n=120)
+    target = min(target, distinct(rows))
+    chosen = farthest_first(rows, target, seed, working_set=working_set)
+    picks, radii = plain_farthest_first(rows, target, seed)
+    np.testing.assert_array_equal(chosen.indices, picks)
+    np.testing.assert_allclose(chosen.radii, radii, rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(0, 99), st.integers(1, 4), st.sampled_from([np.float64, np.float32, np.float16]))
+def test_of_equally_far_rows_the_first_is_picked(seed, d, dtype):
+    rows = np.random.default_rng(seed).integers(0, 3, size=(60, d)).astype(dtype)
+    chosen = farthest_first(rows, distinct(rows), seed, working_set=4)
+    np.testing.assert_array_equal(chosen.indices, plain_farthest_first(rows, 60, seed)[0])
+
+
+@pytest.mark.parametrize("working_set", [None, 16])
+@pytest.mark.parametrize("kind", ["generic", "duplicated"])
+def test_single_precision_picks_as_double_on_generic_rows(
+    kind, working_set, random_state, monkeypatch
+):
+    monkeypatch.setattr(coreset, "SMALL", 0)
+    monkeypatch.setattr(coreset, "TILE_ROWS", 100)
+    rows = (5 + KINDS[kind](random_state, n=500, d=24)).astype(np.float32)
+    target = distinct(rows) // 2
+    chosen = farthest_first(rows, target, working_set=working_set)
+    picks, radii = plain_farthest_first(rows, target)
+    np.testing.assert_array_equal(chosen.indices, picks)
+    np.testing.assert_allclose(chosen.radii, radii, rtol=1e-4)
+
+
+@pytest.mark.parametrize("small", [0, coreset.SMALL])
+@given(seed=st.integers(0, 99), kind=st.sampled_from(sorted(KINDS)), target=st.integers(2, 60))
+def test_reported_radii_never_grow_and_are_the_measured_ones(small, seed, kind, target):
+    rows = KINDS[kind](np.random.default_rng(seed), n=100).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreset, "SMALL", small)
+        chosen = farthest_first(rows, min(target, distinct(rows)), seed, working_set=8)
+    wide = rows.astype(np.float64)
+    gaps = np.linalg.norm(wide[:, None] - wide[chosen.indices], axis=2)  # [N, k]
+    measured = np.minimum.accumulate(gaps, axis=1).max(0)
+    assert (np.diff(chosen.radii) <= 0).all()
+    np.testing.assert_allclose(chosen.radii, measured, rtol=1e-4, atol=1e-3 * gaps.max())
+
+
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40))
+def test_a_prefix_is_the_smaller_coreset(seed, one, other):
+    rows = generic(np.random.default_rng(seed), n=60, d=4)
+    small, large = sorted((one, other))
+    long = greedy_coreset_selection(rows, large, seed)
+    np.testing.assert_array_equal(greedy_coreset_selection(rows, small, seed), long[:small])
+
+
+@pytest.mark.parametrize("select", [greedy_coreset_selection, random_coreset_selection])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_coreset_is_distinct_rows_of_the_input_in_its_dtype(select, dtype, random_state):
+    rows = torch.as_tensor(generic(random_state, n=80, d=6)).to(dtype)
+    picked = select(rows, 30)
+    assert picked.dtype == dtype
+    assert picked.shape == (30, 6)
+    assert distinct(picked.double()) == 30
+    assert {tuple(row) for row in picked.tolist()} <= {tuple(row) for row in rows.tolist()}
+
+
+@pytest.mark.parametrize("select", [greedy_coreset_selection, random_coreset_selection])
+def test_arrays_give_arrays(select, random_state):
+    picked = select(generic(random_state).astype(np.float16), 5)
+    assert isinstance(picked, np.ndarray)
+    assert picked.dtype == np.float16
+
+
+def test_the_seed_fixes_the_start_row_which_is_kept(random_state):
+    rows = generic(random_state)
+    starts = [farthest_first(rows, 4, seed).indices[0] for seed in range(20)]
+    assert starts == [np.random.default_rng(seed).integers(len(rows)) for seed in range(20)]
+
+
+def test_a_start_row_with_earlier_copies_is_the_one_kept():
+    rows = np.zeros((50, 3), np.float32)
+    start = int(np.random.default_rng(42).integers(50))
+    assert start > 0
+    with pytest.warns(UserWarning, match="only 1 of 50"):
+        assert farthest_first(rows, 2).indices.tolist() == [start]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_fewer_distinct_rows_than_asked_gives_all_of_them_and_says_so(dtype, random_state):
+    rows = random_state.integers(0, 4, size=(2000, 4)).astype(dtype)  # at most 256 distinct
+    there = distinct(rows)
+    with pytest.warns(UserWarning, match=f"only {there} of 2000 are distinct"):
+        picked = greedy_coreset_selection(rows, 1000)
+    assert len(picked) == distinct(picked) == there
+
+
+def test_rows_are_told_apart_though_their_keys_collide(random_state, monkeypatch):
+    monkeypatch.setattr(copies, "_row_keys", lambda rows: (rows.sum(1) % 3).long())
+    rows = random_state.integers(0, 4, size=(300, 3)).astype(np.float32)
+    chosen = farthest_first(rows, distinct(rows))
+    assert chosen.distinct == distinct(rows) == len(chosen.indices)
+
+
+def test_minus_zero_equals_zero():
+    rows = np.array([[0.0, 1.0], [-0.0, 1.0], [2.0, -0.0], [2.0, 0.0]], np.float32)
+    with pytest.warns(UserWarning, match="only 2 of 4"):
+        assert len(greedy_coreset_selection(rows, 4)) == 2
+
+
+def test_asking_for_all_rows_gives_all_without_a_warning(random_state):
+    rows = generic(random_state, n=70)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = farthest_first(rows, 70)
+    assert sorted(chosen.indices) == list(range(70))
+    assert chosen.radii[-1] == 0
+
+
+def test_the_input_may_be_read_only_strided_or_tracked_by_autograd(random_state):
+    rows = generic(random_state).astype(np.float32)
+    expected = farthest_first(rows, 20).indices
+    frozen = rows.copy()
+    frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given_rows in (frozen, np.asfortranarray(rows), rows[::-1].copy()[::-1]):
+            np.testing.assert_array_equal(farthest_first(given_rows, 20).indices, expected)
+        tracked = torch.as_tensor(rows).requires_grad_()
+        np.testing.assert_array_equal(farthest_first(tracked, 20).indices, expected)
+
+
+def test_selection_leaves_its_input_as_it_was(random_state):
+    rows = generic(random_state).astype(np.float32)
+    before = rows.copy()
+    greedy_coreset_selection(rows, 20)
+    np.testing.assert_array_equal(rows, before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_refused_with_their_count(bad, random_state):
+    rows = generic(random_state, n=40)
+    rows[3, 1] = rows[17, 0] = rows[17, 2] = bad
+    with pytest.raises(ValueError, match="2 of 40 rows hold NaN or infinite"):
+        greedy_coreset_selection(rows, 4)
+
+
+@pytest.mark.parametrize("select", [greedy_coreset_selection, random_coreset_selection])
+@pytest.mark.parametrize("target", [0, -1, 41])
+def test_target_sizes_out_of_range_are_refused(select, target, random_state):
+    with pytest.raises(ValueError, match=f"target_size is {target}: it must be 1 to 40"):
+        select(generic(random_state, n=40), target)
+
+
+@pytest.mark.parametrize("select", [greedy_coreset_selection, random_coreset_selection])
+@pytest.mark.parametrize("rows", [np.zeros(5), np.zeros((2, 3, 4)), np.zeros((4, 2), int)])
+def test_what_is_no_matrix_of_floats_is_refused(select, rows):
+    with pytest.raises(ValueError, match="features must be"):
+        select(rows, 1)
+
+
+def test_progress_ends_at_the_target(random_state):
+    seen = []
+    farthest_first(generic(random_state), 200, progress=lambda *at: seen.append(at), working_set=32)
+    assert seen[-1] == (200, 200)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_random_selection_is_drawn_by_its_seed(random_state):
+    rows = generic(random_state)
+    np.testing.assert_array_equal(
+        random_coreset_selection(rows, 9, 1), random_coreset_selection(rows, 9, 1)
+    )
+    assert (random_coreset_selection(rows, 9, 1) != random_coreset_selection(rows, 9, 2)).any()
+
+
+def test_greedy_covers_better_than_random(random_state):
+    rows = clustered(random_state)
+
+    def radius(bank):
+        return np.linalg.norm(rows[:, None] - bank, axis=2).min(1).max()
+
+    greedy, drawn = greedy_coreset_selection(rows, 7), random_coreset_selection(rows, 7)
+    assert radius(greedy) < 1 < radius(drawn)

@@ -1,0 +1,137 @@
+"""Image scores and anomaly maps against their formulas, worked slowly."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from torchvision.transforms.v2 import functional as tvf
+
+from src.models import MemoryBank
+from src.models.scoring import _undo_crop, anomaly_map, image_score, leave_out_own
+
+D = 5
+
+
+def filled(rows):
+    bank = MemoryBank(rows.shape[1])
+    bank.add(rows)
+    return bank
+
+
+def found(bank, patches):
+    distances, indices = bank.neighbours(torch.as_tensor(patches))
+    return distances[:, 0], indices[:, 0]
+
+
+def score(rows, patches, neighbors):
+    bank = filled(rows)
+    return image_score(bank, torch.as_tensor(patches), *found(bank, patches), neighbors)
+
+
+def slow_score(rows, patches, neighbors):
+    """Equation 7 of Roth et al., one distance at a time."""
+    gaps = [[float(np.linalg.norm(p - m)) for m in rows.astype(float)] for p in patches]
+    q = max(range(len(patches)), key=lambda i: min(gaps[i]))
+    nearest = min(range(len(rows)), key=lambda j: gaps[q][j])
+    largest = gaps[q][nearest]
+    if min(neighbors, len(rows)) <= 1:
+        return largest
+    to_nearest = [float(np.linalg.norm(rows[nearest].astype(float) - m)) for m in rows]
+    support = sorted(range(len(rows)), key=lambda j: to_nearest[j])[:neighbors]
+    return (1 - np.exp(largest) / sum(np.exp(gaps[q][j]) for j in support)) * largest
+
+
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 12), st.integers(0, 999))
+def test_the_score_is_equation_7_and_at_most_the_largest_distance(n, p, neighbors, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n, D)).astype(np.float32)
+    patches = rng.normal(size=(p, D)).astype(np.float32)
+    worked = score(rows, patches, neighbors)
+    assert worked == pytest.approx(slow_score(rows, patches, neighbors), rel=1e-3, abs=1e-5)
+    assert 0 <= worked <= float(found(filled(rows), patches)[0].max())
+
+
+def test_the_score_by_hand():
+    rows = np.array([[0, 0], [3, 0], [50, 0]], np.float32)
+    patches = np.array([[0, 1], [0, 4]], np.float32)
+    # farthest patch (0, 4): 4 from its nearest row (0, 0), 5 from (3, 0), the row's neighbour
+    weight = 1 - np.exp(4) / (np.exp(4) + np.exp(5))
+    assert score(rows, patches, 2) == pytest.approx(4 * weight)
+    assert score(rows, patches, 1) == 4
+
+
+def test_great_distances_overflow_nothing(random_state):
+    rows = 1e4 * random_state.normal(size=(30, D)).astype(np.float32)
+    patches = 1e4 * random_state.normal(size=(4, D)).astype(np.float32)
+    assert np.isfinite(score(rows, patches, 9))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("neighbors", [1, 3, 9])
+def test_without_its_own_rows_an_image_scores_as_with_a_bank_that_never_had_them(
+    dtype, neighbors, random_state
+):
+    patches = random_state.normal(size=(30, D)).astype(dtype)
+    others = random_state.normal(size=(60, D)).astype(dtype)
+    bank = filled(np.concatenate([patches[::2], others, patches[1:8:2]]))
+    distances, indices, own = leave_out_own(bank, torch.as_tensor(patches), *found(bank, patches))
+    assert own.nonzero().flatten().tolist() == [*range(15), *range(75, 79)]
+    expected, at = found(filled(others), patches)
+    torch.testing.assert_close(distances, expected)
+    assert torch.equal(indices - 15, at)
+    left = image_score(bank, torch.as_tensor(patches), distances, indices, neighbors, own)
+    assert left == pytest.approx(score(others, patches, neighbors), rel=1e-5)
+
+
+def test_an_image_that_gave_no_row_loses_none(random_state):
+    patches = random_state.normal(size=(30, D)).astype(np.float32)
+    bank = filled(random_state.normal(size=(60, D)).astype(np.float32))
+    before = found(bank, patches)
+    *after, own = leave_out_own(bank, torch.as_tensor(patches), *before)
+    assert not own.any()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_an_image_that_gave_every_row_is_infinitely_far(random_state):
+    patches = random_state.normal(size=(30, D)).astype(np.float32)
+    bank = filled(patches)
+    distances, indices, own = leave_out_own(bank, torch.as_tensor(patches), *found(bank, patches))
+    assert torch.isinf(distances).all()
+    assert image_score(bank, torch.as_tensor(patches), distances, indices, 9, own) == np.inf
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (10, 100), (8, 8)])
+def test_a_map_is_the_distances_upsampled_and_smoothed_by_sigma_4(size, random_state):
+    grid = torch.as_tensor(random_state.random((-(-size[0] // 8), -(-size[1] // 8))))
+    drawn = anomaly_map(grid, size, size, size)
+    assert (tuple(drawn.shape), drawn.dtype) == (size, torch.float32)
+    upsampled = torch.nn.functional.interpolate(grid[None, None], size, mode="bilinear")[0, 0]
+    if min(size) > 16:  # the whole kernel fits
+        expected = gaussian_filter(upsampled.numpy(), 4.0, mode="mirror", truncate=4.0)
+        np.testing.assert_allclose(drawn, expected, rtol=1e-4)
+    assert upsampled.min() * 0.9999 <= drawn.min() <= drawn.max() <= upsampled.max() * 1.0001
+
+
+def test_a_map_of_equal_distances_is_flat():
+    drawn = anomaly_map(torch.full((4, 9), 2.5), (37, 71), (32, 72), (32, 72))
+    torch.testing.assert_close(drawn, torch.full((37, 71), 2.5))
+
+
+@pytest.mark.parametrize("crop", [24, 25, 32, 37, 44, 47])
+@pytest.mark.parametrize("size", [(32, 48), (33, 49), (40, 40)])
+def test_a_crop_is_put_back_where_it_was_taken(size, crop):
+    # an image's centre crop, laid back onto the image, falls on the pixels it came from
+    image = torch.rand(1, *size)
+    cropped = tvf.center_crop(image, [crop, crop])
+    back = _undo_crop(cropped[None], size, (crop, crop))[0]
+    seen = _undo_crop(torch.ones(1, 1, crop, crop), size, (crop, crop))[0]
+    assert torch.equal(back, image * seen)
+    assert int(seen.sum()) == min(crop, size[0]) * min(crop, size[1])
+
+
+def test_a_map_is_zero_where_a_crop_left_the_image_out():
+    drawn = anomaly_map(torch.ones(4, 4), (64, 96), (64, 96), (32, 32))
+    assert (drawn[16:48, 32:64] > 0.99).all()
+    assert drawn.sum() == drawn[16:48, 32:64].sum()
