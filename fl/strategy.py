@@ -141,7 +141,7 @@ class FederatedPatchCore(Strategy):
         return {
             name: pooled_threshold(self._calibrations(name), rate)
             for name in self.merged
-            if self._calibrations(name)
+            if any(c.images for c in self._calibrations(name).values())
         }
 
     def measured_radius(self, name: str) -> float | None:

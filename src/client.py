@@ -45,8 +45,8 @@ class Calibration:
     """How a client's normal training images score with a bank, their own rows left out.
 
     Attributes:
-        quantiles: [101] of their image scores.
-        images: how many there were.
+        quantiles: [101] of their image scores; empty where no image could be judged.
+        images: how many could.
         radius: covering radius, measured: the largest distance of any of their patches.
     """
 
@@ -135,9 +135,9 @@ def calibrate_with(
     for prediction in model.score(train, without_own=True, progress=progress("calibration")):
         scores.append(prediction.score)
         radius = max(radius, float(prediction.distances.max()))
-    finite = np.array(scores)[np.isfinite(scores)]
-    quantiles = np.quantile(finite if len(finite) else [0.0], np.linspace(0, 1, QUANTILES))
-    return Calibration(quantiles, len(scores), radius)
+    judged = np.array(scores)[np.isfinite(scores)]  # infinite where the bank is all the image's own
+    quantiles = np.quantile(judged, np.linspace(0, 1, QUANTILES)) if len(judged) else np.empty(0)
+    return Calibration(quantiles, len(judged), radius)
 
 
 def pooled_threshold(calibrations: Mapping[int, Calibration], false_alarm_rate: float) -> float:
@@ -145,7 +145,13 @@ def pooled_threshold(calibrations: Mapping[int, Calibration], false_alarm_rate: 
 
     The quantile of the mixture of the clients' score distributions, each given by its quantiles
     and weighted by its images.
+
+    Raises:
+        ValueError: no client judged an image.
     """
+    calibrations = {client: c for client, c in calibrations.items() if c.images}
+    if not calibrations:
+        raise ValueError("a threshold needs the scores of normal images")
     scores = np.concatenate([c.quantiles for c in calibrations.values()])
     weights = np.concatenate(
         [np.full(QUANTILES, c.images / QUANTILES) for c in calibrations.values()]

@@ -6,6 +6,7 @@ merged bank covers the union within rho, every patch of every client lies within
 the merged bank, by the triangle inequality.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,5 +101,8 @@ def aggregate_client_features(
             f"client features must share one dimension, found {sorted(dims) or 'none'}"
         )
     union = np.concatenate(list(client_features))
-    chosen = farthest_first(union, len(union) if target_size is None else target_size, seed)
+    with warnings.catch_warnings():
+        if target_size is None:  # rows that repeat are expected to go
+            warnings.simplefilter("ignore")
+        chosen = farthest_first(union, len(union) if target_size is None else target_size, seed)
     return union[chosen.indices]

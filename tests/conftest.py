@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads spin othe
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -56,6 +57,4 @@ def images():
 @pytest.fixture
 def random_state():
     """A numpy Generator, the same in every test."""
-    import numpy as np
-
     return np.random.default_rng(0)

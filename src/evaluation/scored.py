@@ -1,18 +1,18 @@
 """A test set as a bank scored it: what figures, maps and the report are made from."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from src.data import Defect, InspectionDataset, Sample
 from src.evaluation.metrics import image_metrics
 from src.evaluation.pixel import pixel_metrics
 from src.models.patchcore import PatchCore, Prediction
+from src.models.tensor_file import read_tensors, write_tensors
+
+FORMAT = "fedpatchcore-scored-1"
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,21 @@ class Scored:
 
     def save(self, path: Path) -> None:
         """Write as safetensors, folders made as needed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {
-            f"{i:06d}": np.ascontiguousarray(p.distances) for i, p in enumerate(self.predictions)
+        header = {
+            "keys": self.keys,
+            "scores": [p.score for p in self.predictions],
+            "sizes": [p.image_size for p in self.predictions],
         }
-        meta = {
-            "keys": json.dumps(self.keys),
-            "scores": json.dumps([p.score for p in self.predictions]),
-            "sizes": json.dumps([p.image_size for p in self.predictions]),
-        }
-        save_file(arrays, str(path), meta)
+        grids = {f"{i:06d}": p.distances for i, p in enumerate(self.predictions)}
+        write_tensors(path, FORMAT, header, grids)
 
     @classmethod
     def load(cls, path: Path) -> "Scored":
         """Read what `save` wrote."""
-        with safe_open(path, framework="np") as file:
-            keys, scores, sizes = (
-                json.loads(file.metadata()[k]) for k in ("keys", "scores", "sizes")
-            )
-            grids = [file.get_tensor(f"{i:06d}") for i in range(len(keys))]
-        made = zip(scores, grids, sizes, strict=True)
-        return cls(tuple(keys), tuple(Prediction(s, g, tuple(z)) for s, g, z in made))
+        header, grids = read_tensors(path, FORMAT)
+        made = zip(header["scores"], sorted(grids), header["sizes"], strict=True)
+        predictions = (Prediction(score, grids[name], tuple(size)) for score, name, size in made)
+        return cls(tuple(header["keys"]), tuple(predictions))
 
 
 class AnomalyMaps(Sequence[np.ndarray]):

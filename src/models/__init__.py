@@ -3,8 +3,9 @@
 from src.models.backbone import WeightsError
 from src.models.coreset import greedy_coreset_selection, random_coreset_selection
 from src.models.features import FeatureExtractor, aggregate_features, extract_patch_features
-from src.models.memory_bank import FileError, MemoryBank
+from src.models.memory_bank import MemoryBank
 from src.models.patchcore import PatchCore
+from src.models.tensor_file import FileError
 
 __all__ = [
     "FeatureExtractor",

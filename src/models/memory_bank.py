@@ -1,24 +1,18 @@
 """The memory bank: patch features of normal images, searched through FAISS."""
 
-import json
 from pathlib import Path
 
 import faiss
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from src.models.coreset import greedy_coreset_selection
 from src.models.nearest import difference, nearest, tiles
+from src.models.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
 QUERIES = 4096  # a tile of queries: bounds what the exact distances take
-
-
-class FileError(ValueError):
-    """A file that is not what it should be; the message names it and says what is wrong."""
 
 
 class MemoryBank:
@@ -137,8 +131,7 @@ class MemoryBank:
 
     def save(self, path: str | Path) -> None:
         """Write the bank as safetensors."""
-        meta = {"format": FORMAT, "max_size": json.dumps(self.max_size)}
-        save_file({"features": np.ascontiguousarray(self.features)}, str(path), meta)
+        write_tensors(path, FORMAT, {"max_size": self.max_size}, {"features": self.features})
 
     @classmethod
     def load(cls, path: str | Path) -> "MemoryBank":
@@ -148,35 +141,13 @@ class MemoryBank:
             FileNotFoundError: no such file.
             FileError: truncated, not a bank, or of another version.
         """
-        meta, tensors = read_tensors(path, FORMAT)
+        header, tensors = read_tensors(path, FORMAT)
         try:
-            bank = cls(tensors["features"].shape[1], json.loads(meta["max_size"]))
+            bank = cls(tensors["features"].shape[1], header["max_size"])
             bank.add(tensors["features"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileError(f"{path} holds no bank: {error!r}") from error
         return bank
-
-
-def read_tensors(path: str | Path, wanted: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and arrays of a safetensors file of the format named.
-
-    Raises:
-        FileNotFoundError: no such file.
-        FileError: truncated, not safetensors, or of another format or version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="np") as file:
-            meta = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FileError(f"{path} is truncated or not a safetensors file: {error}") from error
-    if meta.get("format") != wanted:
-        found = meta.get("format", "of no format of ours")
-        raise FileError(f"{path} is {found}; this version reads {wanted}")
-    return meta, tensors
 
 
 def _closest(queries: Tensor, rows: Tensor, k: int) -> Tensor:

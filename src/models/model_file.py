@@ -1,14 +1,12 @@
 """model.safetensors: banks, how their features are made, thresholds. Nothing executes on load."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from src.models.memory_bank import FileError, read_tensors
+from src.models.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-model-1"
 
@@ -31,14 +29,12 @@ class ModelFile:
 
     def write(self, path: str | Path) -> None:
         """Write as safetensors, folders made as needed."""
-        meta = {
-            "format": FORMAT,
-            "config": json.dumps(dict(self.config)),
+        header = {
+            "config": dict(self.config),
             "fingerprint": self.fingerprint,
-            "thresholds": json.dumps(dict(self.thresholds)),
+            "thresholds": dict(self.thresholds),
         }
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: np.ascontiguousarray(v) for k, v in self.banks.items()}, str(path), meta)
+        write_tensors(path, FORMAT, header, self.banks)
 
     @classmethod
     def read(cls, path: str | Path) -> "ModelFile":
@@ -48,12 +44,11 @@ class ModelFile:
             FileNotFoundError: no such file.
             FileError: truncated, not a model, or of another version.
         """
-        meta, banks = read_tensors(path, FORMAT)
+        header, banks = read_tensors(path, FORMAT)
         try:
-            config, thresholds = json.loads(meta["config"]), json.loads(meta["thresholds"])
-            return cls(config, meta["fingerprint"], banks, thresholds)
-        except (KeyError, ValueError) as error:
-            raise FileError(f"{path} lacks a readable {error} in its header") from error
+            return cls(header["config"], header["fingerprint"], banks, header["thresholds"])
+        except KeyError as error:
+            raise FileError(f"{path} has no {error} in its header") from error
 
     def bank_named(self, name: str | None, path: str | Path) -> str:
         """The bank to use: the one named, or the only one.

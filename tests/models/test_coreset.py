@@ -89,7 +89,7 @@ def test_single_precision_picks_as_double_on_generic_rows(
     chosen = farthest_first(rows, target, working_set=working_set)
     picks, radii = plain_farthest_first(rows, target)
     np.testing.assert_array_equal(chosen.indices, picks)
-    np.testing.assert_allclose(chosen.radii, radii, rtol=1e-4)
+    np.testing.assert_allclose(chosen.radii, radii, rtol=3e-6)
 
 
 @pytest.mark.parametrize("small", [0, coreset.SMALL])
@@ -103,7 +103,7 @@ def test_reported_radii_never_grow_and_are_the_measured_ones(small, seed, kind, 
     gaps = np.linalg.norm(wide[:, None] - wide[chosen.indices], axis=2)  # [N, k]
     measured = np.minimum.accumulate(gaps, axis=1).max(0)
     assert (np.diff(chosen.radii) <= 0).all()
-    np.testing.assert_allclose(chosen.radii, measured, rtol=1e-4, atol=1e-3 * gaps.max())
+    np.testing.assert_allclose(chosen.radii, measured, rtol=1e-4, atol=3e-4 * gaps.max())
 
 
 @given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40))

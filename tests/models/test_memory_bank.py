@@ -7,6 +7,7 @@ from safetensors.numpy import save_file
 
 from src.models import FileError, MemoryBank
 from src.models.coreset import greedy_coreset_selection
+from src.models.tensor_file import write_tensors
 
 D = 10
 
@@ -45,13 +46,14 @@ def test_search_gives_euclidean_distances_as_brute_force_does(
 
 
 def test_distances_ascend_though_rows_lie_closer_than_a_product_can_tell(random_state):
-    bank = MemoryBank(D)
-    bank.add(1000 + random_state.normal(size=(300, D)))
-    queries = (1000 + random_state.normal(size=(40, D))).astype(np.float32)
-    distances, indices = bank.search(queries, 20)
+    bank = MemoryBank(152)
+    bank.add(300 + random_state.normal(size=(2000, 152)))
+    queries = (300 + random_state.normal(size=(3000, 152))).astype(np.float32)
+    distances, indices = bank.search(queries, 3)
     assert (np.diff(distances) >= 0).all()
-    gaps = np.linalg.norm(queries[:, None].astype(float) - bank.features[indices], axis=2)
-    np.testing.assert_allclose(distances, gaps, rtol=1e-5)
+    for j in range(3):
+        gaps = np.linalg.norm(queries - bank.features[indices[:, j]], axis=1)
+        np.testing.assert_allclose(distances[:, j], gaps, rtol=1e-5)
 
 
 def test_a_row_finds_itself_at_distance_zero(bank, rows):
@@ -128,7 +130,7 @@ def test_a_truncated_file_is_named(tmp_path, bank, length):
         MemoryBank.load(path)
 
 
-@pytest.mark.parametrize("meta", [None, {"format": "fedpatchcore-bank-9"}])
+@pytest.mark.parametrize("meta", [None, {"fedpatchcore": '{"format": "fedpatchcore-bank-9"}'}])
 def test_a_file_of_another_format_or_version_is_named(tmp_path, rows, meta):
     path = tmp_path / "other.safetensors"
     save_file({"features": rows}, path, meta)
@@ -139,7 +141,7 @@ def test_a_file_of_another_format_or_version_is_named(tmp_path, rows, meta):
 @pytest.mark.parametrize("name", ["rows", "features"])
 def test_a_file_of_our_format_without_a_bank_is_named(tmp_path, name):
     path = tmp_path / "hollow.safetensors"
-    save_file({name: np.zeros(3, np.float32)}, path, {"format": "fedpatchcore-bank-1"})
+    write_tensors(path, "fedpatchcore-bank-1", {}, {name: np.zeros(3, np.float32)})
     with pytest.raises(FileError, match=r"hollow\.safetensors holds no bank"):
         MemoryBank.load(path)
 

@@ -1,0 +1,52 @@
+# make demo | test | test-slow | lint | format | bench | constraints | clean
+# Everything is set up on the first call, in .venv; it needs only Python 3.11 to 3.13 and make.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+# faiss-cpu and faiss-gpu are one module: a machine has one of them
+FAISS ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := .venv/bin
+READY := .venv/.ready-$(FAISS)
+UV := $(BIN)/uv pip
+
+demo: $(READY)
+	$(BIN)/fedpatchcore demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/coreset.py
+
+constraints: $(READY)
+	$(UV) compile --universal --python-version 3.11 --extra cpu --extra gpu --extra dev \
+		--upgrade --quiet --no-header --no-annotate --no-emit-index-url \
+		pyproject.toml --output-file constraints.txt
+	touch $(READY)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 was found: name one by PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(UV) install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(FAISS),dev]'
+	@rm -f .venv/.ready-*
+	@touch $@
+
+.PHONY: demo test test-slow lint format bench constraints clean
