@@ -1,6 +1,6 @@
 """How much should clients send? AUROC and covering radius of the merge by oversampling.
 
-    python benchmarks/oversample.py DATA_ROOT [--fraction 0.01] [--seeds 3] [--partition attribute]
+    python benchmarks/oversample.py DATA_ROOT [--fraction 0.01] [--seeds 0 1 2] [--factors 1 2 4 6]
 
 A client's selection is made once a seed, at the largest factor: smaller ones are its prefixes. The
 same features, budget and scoring throughout. Prints a table, and one JSON line last.
@@ -25,8 +25,6 @@ from src.merge import merge_banks
 from src.models import PatchCore
 from src.models.nearest import nearest
 
-FACTORS = (1, 2, 3, 4, 6, 8)
-
 
 def main() -> None:
     """Measure and print."""
@@ -40,7 +38,7 @@ def main() -> None:
         [g.features.reshape(-1, g.features.shape[-1]) for g in model.embed(train)]
     )
     rows = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         model.seed = seed
         central = select_bank(model, train, 1, "float16")
         rows.append(measure(model, test, patches, "centralized", seed, central.features, 0))
@@ -51,8 +49,8 @@ def main() -> None:
         for client, share in enumerate(shares):
             held = set(share.train)
             images = train.select([i for i, s in enumerate(train.samples) if s.key in held])
-            banks[client] = select_bank(model, images, max(FACTORS), "float16")
-        for factor in FACTORS:
+            banks[client] = select_bank(model, images, max(args.factors), "float16")
+        for factor in args.factors:
             sent = {client: prefix(bank, factor) for client, bank in banks.items()}
             merged = merge_banks(sent, seed).features
             size = sum(bank.features.nbytes for bank in sent.values())
@@ -110,7 +108,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--fraction", type=float, default=0.01)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 4, 6])
     parser.add_argument("--partition", default="attribute")
     parser.add_argument("--column", default="exposure")
     parser.add_argument("--clients", type=int, default=6)

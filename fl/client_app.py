@@ -16,6 +16,8 @@ from fl.config import Settings, check_settings
 from fl.messages import (
     BANKS,
     CONFIG,
+    Results,
+    Side,
     Upload,
     pack_banks,
     pack_failure,
@@ -135,7 +137,7 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     }
     federated = score_objects(node, merged, node.own, "federated")
     clock.lap("evaluate")
-    results = {
+    results: Results = {
         "client": node.number,
         "federated": federated,
         "calibration": {
@@ -151,7 +153,7 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     return pack_results(results)
 
 
-def score_objects(node: Node, banks: dict, data: Split, side: str) -> dict:
+def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:
     """Figures of the test images, object by object, with the bank of each; and their mean."""
     figures = {}
     for name, images in by_object(data.test).items():

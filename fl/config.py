@@ -152,12 +152,14 @@ def read_config(path: Path) -> dict[str, Scalar]:
     """Settings of a TOML file by key; nested tables become dotted keys.
 
     Raises:
-        ConfigError: no such file, or not TOML.
+        ConfigError: no such file, one that cannot be read, or not TOML.
     """
     try:
-        return _flatten(tomllib.loads(path.read_text()))
+        return _flatten(tomllib.loads(path.read_text("utf-8")))
     except FileNotFoundError as error:
         raise ConfigError(f"configuration file {path} does not exist") from error
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
 

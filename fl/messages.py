@@ -1,21 +1,25 @@
 """The wire format: what the messages of a round carry. No other module knows it.
 
-train     server -> client   config
-client -> server   banks: rows of each bank, half precision; about: counts and radii
-evaluate  server -> client   config, banks: the merged rows
-client -> server   about: figures and score quantiles, as JSON
-a client that could not do its part answers with `failure`: its number and the reason.
+- train, to a client: `config`, the settings;
+- its answer: `banks`, the rows of each bank in half precision, and `about`, counts and radii;
+- evaluate, to a client: `config`, and `banks`, the merged rows;
+- its answer: `about`, figures and score quantiles as JSON;
+- a client that could not do its part answers with `failure`, its number and the reason.
+
+What comes from outside is checked here: whatever a reply holds, it is read or it is refused.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
-from src.client import ClientBank
+from src.client import QUANTILES, ClientBank
 from src.merge import BankRefused
 
 CONFIG, BANKS, ABOUT, FAILURE = "config", "banks", "about", "failure"
@@ -42,12 +46,41 @@ class Upload:
     seconds: Mapping[str, float]
 
 
-class ClientFailed(RuntimeError):
-    """A client that answered with a failure; `client` is its number where it is known."""
+Figures = dict[str, FiniteFloat | dict[str, FiniteFloat]]
 
-    def __init__(self, client: int | str, reason: str) -> None:
-        super().__init__(reason)
-        self.client, self.reason = client, reason
+
+class Side(TypedDict):
+    """Figures of the test images under some banks: by object, and their mean."""
+
+    mean: Figures
+    objects: dict[str, Figures]
+
+
+class CalibrationFields(TypedDict):
+    """A `src.client.Calibration`."""
+
+    quantiles: list[FiniteFloat]
+    images: NonNegativeInt
+    radius: FiniteFloat
+
+
+class Results(TypedDict):
+    """A client's answer to the evaluate message."""
+
+    client: NonNegativeInt
+    federated: Side
+    calibration: dict[str, CalibrationFields]
+    seconds: dict[str, FiniteFloat]
+    local: NotRequired[Side]
+    local_images: NotRequired[NonNegativeInt]
+
+
+RESULTS: TypeAdapter[Results] = TypeAdapter(Results)
+SECONDS: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, FiniteFloat])
+
+
+class ClientFailed(RuntimeError):
+    """A client answered that it could not do its part, and why."""
 
 
 def pack_banks(banks: Mapping[str, np.ndarray]) -> ArrayRecord:
@@ -92,47 +125,78 @@ def unpack_upload(content: RecordDict) -> Upload:
     try:
         about: dict[str, Any] = dict(content[ABOUT])
         rows = unpack_banks(content[BANKS])  # type: ignore[arg-type]
-        banks = {
-            name: ClientBank(features=rows[name], **{f: about[f][i] for f in (*COUNTS, *RADII)})
-            for i, name in enumerate(about["banks"])
-        }
-        seconds = json.loads(about["seconds"])
-        identity = (int(about["client"]), str(about["fingerprint"]), str(about["version"]))
-        return Upload(*identity, banks, seconds)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BankRefused(f"its reply cannot be read ({type(error).__name__}: {error})") from error
+        banks = {name: _bank(about, rows[name], i) for i, name in enumerate(about["banks"])}
+        identity = (_number(about), str(about["fingerprint"]), str(about["version"]))
+        return Upload(*identity, banks, SECONDS.validate_json(about["seconds"]))
+    except Exception as error:
+        raise _unreadable(error) from error
 
 
-def pack_results(results: Mapping[str, object]) -> RecordDict:
+def pack_results(results: Results) -> RecordDict:
     """The client's answer to the evaluate message: plain figures, as JSON."""
-    return RecordDict({ABOUT: ConfigRecord({"results": json.dumps(dict(results))})})
+    about = {"client": results["client"], "results": json.dumps(results)}
+    return RecordDict({ABOUT: ConfigRecord(about)})  # type: ignore[arg-type]
 
 
-def unpack_results(content: RecordDict) -> dict:
+def unpack_results(content: RecordDict) -> Results:
     """The inverse of `pack_results`.
 
     Raises:
         ClientFailed: the client answered that it could not.
-        BankRefused: the answer cannot be read.
+        BankRefused: the answer cannot be read, or is not what a client should answer.
     """
     _raise_failure(content)
     try:
-        return json.loads(content[ABOUT]["results"])  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError) as error:
-        raise BankRefused(f"its results cannot be read ({type(error).__name__})") from error
+        results = RESULTS.validate_json(content[ABOUT]["results"])  # type: ignore[arg-type]
+        if results["client"] != _number(content[ABOUT]):
+            raise ValueError("its results are another client's")
+        for name, of in results["calibration"].items():
+            if len(of["quantiles"]) != (QUANTILES if of["images"] else 0):
+                raise ValueError(f"{len(of['quantiles'])} quantiles for {name}")
+        return results
+    except Exception as error:
+        raise _unreadable(error) from error
 
 
 def pack_failure(client: int, reason: str) -> RecordDict:
-    """The answer of a client that could not do its part."""
+    """The answer of a client that could not do its part; -1 where it has no number."""
     return RecordDict({FAILURE: ConfigRecord({"client": client, "reason": reason})})
 
 
-def sender(reply: Message) -> str:
-    """What to call the sender of a reply whose content does not say."""
-    return f"node {reply.metadata.src_node_id}"
+def number_in(content: RecordDict) -> int | None:
+    """The number that a reply says its sender has, if it says one."""
+    try:
+        return _number(content[FAILURE if FAILURE in content else ABOUT])
+    except Exception:
+        return None
+
+
+def _number(about: Mapping[str, Any]) -> int:
+    number = about["client"]
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(f"{number!r} is no client's number")
+    return number
+
+
+def _bank(about: Mapping[str, Any], rows: np.ndarray, i: int) -> ClientBank:
+    fields: dict[str, Any] = {field: about[field][i] for field in (*COUNTS, *RADII)}
+    if not all(isinstance(fields[count], int) for count in COUNTS):
+        raise TypeError(f"counts must be whole numbers: {fields}")
+    if not all(isinstance(fields[radius], int | float) for radius in RADII):
+        raise TypeError(f"radii must be numbers: {fields}")
+    if not isinstance(rows, np.ndarray):
+        raise TypeError("its rows are not an array")
+    return ClientBank(features=rows, **fields)
 
 
 def _raise_failure(content: RecordDict) -> None:
     if FAILURE in content:
-        failure = content[FAILURE]
-        raise ClientFailed(int(failure["client"]), str(failure["reason"]))  # type: ignore[arg-type]
+        try:
+            reason = str(content[FAILURE]["reason"])
+        except Exception:
+            reason = "it failed, and its reason cannot be read"
+        raise ClientFailed(reason)
+
+
+def _unreadable(error: Exception) -> BankRefused:
+    return BankRefused(f"its reply cannot be read ({type(error).__name__}: {error})")

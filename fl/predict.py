@@ -78,7 +78,7 @@ def evaluate_model(path: Path, test: InspectionDataset, options: dict) -> dict:
 def _row(image: str, score: float, threshold: float | None) -> dict:
     row: dict = {"image": image, "score": round(score, 6)}
     if threshold is not None:
-        row |= {"threshold": round(threshold, 6), "anomalous": score > threshold}
+        row |= {"threshold": round(threshold, 6), "anomalous": score >= threshold}
     return row
 
 

@@ -5,6 +5,7 @@ process appends lines to a file of its own there, and one thread of the CLI read
 """
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -69,6 +70,7 @@ class ProgressView:
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "ProgressView":
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that did not end
         self.bars.start()
         self.thread.start()
         return self

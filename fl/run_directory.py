@@ -68,8 +68,9 @@ def write_run(
         _write_scores(out / "scores.csv", rows)
         found = Scored.join(sides["federated"].values()).by_key()
         if settings.evaluate_maps:
-            predictions = [found[sample.key] for sample in data.test.samples]
-            save_maps(out, AnomalyMaps(model, predictions), data.test.samples)
+            samples = [sample for sample in data.test.samples if sample.key in found]
+            maps = AnomalyMaps(model, [found[sample.key] for sample in samples])
+            save_maps(out, maps, samples)
         pictures = _Pictures(model, data.test, found)
         write_report(
             out / "report.html",
@@ -83,6 +84,11 @@ def write_run(
     for scratch in (SCORES, PROGRESS):
         shutil.rmtree(out / scratch, ignore_errors=True)
     return metrics
+
+
+def forget_scores(out: Path) -> None:
+    """Delete what clients of an earlier run left in this folder, when that run did not end."""
+    shutil.rmtree(out / SCORES, ignore_errors=True)
 
 
 def pool_scores(
@@ -167,10 +173,11 @@ def _frame(settings: Settings, strategy: FederatedPatchCore, seconds: Mapping[st
 
 def _local(strategy: FederatedPatchCore) -> dict:
     """Each client alone: what it holds, and how its own banks do on the test images."""
-    clients = []
+    clients: list[dict] = []
     for number, upload in sorted(strategy.uploads.items()):
         banks = upload.banks.values()
-        alone = strategy.results.get(number, {}).get("local", {}).get("mean", {})
+        result = strategy.results.get(number)
+        alone = result["local"]["mean"] if result and "local" in result else {}
         clients.append(
             {
                 "client": number,
@@ -191,7 +198,8 @@ def _local(strategy: FederatedPatchCore) -> dict:
         local["worst"] = {"client": worst["client"], **means[scored.index(worst)]}
         count = {strategy.results[client["client"]]["local_images"] for client in scored}
         what = f"all {count.pop()} test images" if strategy.workspace else "their own test images"
-        objects = "" if strategy.settings.model_scope == "shared" else " of the objects they hold"
+        several = len(strategy.merged) > 1
+        objects = " of the objects they hold" if several else ""
         local["test_images"] = what + objects
     return local
 

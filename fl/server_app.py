@@ -1,5 +1,6 @@
 """The ServerApp: one round, from the nodes that come to the run directory."""
 
+import logging
 import time
 
 from flwr.app import ArrayRecord, Context
@@ -8,14 +9,17 @@ from flwr.serverapp import Grid, ServerApp
 from fl.client_app import PARTITION, Clock
 from fl.config import Settings, check_settings
 from fl.progress import reporter
-from fl.run_directory import pool_scores, write_run
+from fl.run_directory import forget_scores, pool_scores, write_run
 from fl.setup import Split, build_model, open_split, partition_data, run_folder
 from fl.strategy import FederatedPatchCore, RoundFailed
 from src.client import Stage, by_bank, by_object, extract_features, score_with, select_bank
 from src.evaluation.scored import Scored
+from src.evaluation.summary import headline
 from src.models import PatchCore
 
 POLL = 0.2  # seconds between two looks at who is there
+
+log = logging.getLogger("flwr")  # what `flwr run --stream` shows
 
 app = ServerApp()
 
@@ -27,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     clock = Clock()
     nodes = wait_for_nodes(grid, settings.clients, settings.timeout)
     out = run_folder(settings, context.run_id)
+    forget_scores(out)
     progress = reporter(out, "server")
     model = build_model(settings)
 
@@ -43,7 +48,8 @@ def main(grid: Grid, context: Context) -> None:
     if data and settings.evaluate_baselines:
         sides["centralized"] = centralize(model, data, settings, progress)
         clock.lap("centralized")
-    write_run(out, settings, model, strategy, data, sides, clock.laps)
+    metrics = write_run(out, settings, model, strategy, data, sides, clock.laps)
+    log.info("%s\nrun directory: %s", headline(metrics), out)
 
 
 def wait_for_nodes(grid: Grid, wanted: int, timeout: float) -> list[int]:

@@ -39,21 +39,29 @@ class Split:
 
 
 def build_model(settings: Settings) -> PatchCore:
-    """The model of these settings with an empty bank; the same object for the same settings."""
+    """The model of these settings with an empty bank; the same object for the same settings.
+
+    Raises:
+        ConfigError: an unknown backbone, or one without the layers asked for.
+        WeightsError: backbone weights that cannot be had here.
+    """
     weights = settings.model_weights
-    return _model(
-        backbone=settings.model_backbone,
-        layers=tuple(settings.model_layers.split(",")),
-        coreset_percentage=settings.model_coreset_percentage,
-        pretrained=weights != "random",
-        weights=None if weights in ("", "random") else weights,
-        image_size=settings.image_size,
-        crop=settings.data_crop or None,
-        neighbors=settings.model_neighbors,
-        seed=settings.seed,
-        memory_limit=settings.model_memory_limit_mb * 2**20,
-        cache=settings.cache,
-    )
+    try:
+        return _model(
+            backbone=settings.model_backbone,
+            layers=tuple(settings.model_layers.split(",")),
+            coreset_percentage=settings.model_coreset_percentage,
+            pretrained=weights != "random",
+            weights=None if weights in ("", "random") else weights,
+            image_size=settings.image_size,
+            crop=settings.data_crop or None,
+            neighbors=settings.model_neighbors,
+            seed=settings.seed,
+            memory_limit=settings.model_memory_limit_mb * 2**20,
+            cache=settings.cache,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.backbone, model.layers: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -68,9 +76,12 @@ def open_split(settings: Settings, root: str = "") -> Split:
     The synthetic set is written into the cache first, where there is none.
 
     Raises:
+        ConfigError: neither names a place.
         DataError: the root does not hold what was asked for.
     """
     kind, place = settings.data_kind, root or settings.data_root
+    if kind != "synthetic" and not place:
+        raise ConfigError("data-root: name the folder of this node's data in its --node-config")
     if kind == "synthetic" and not place:
         place = str(write_synthetic(settings.cache / SYNTHETIC))
     train = open_dataset(kind, place, settings.data_objects, "train")

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -18,10 +19,11 @@ from fl.messages import (
     BANKS,
     CONFIG,
     ClientFailed,
+    Results,
     Upload,
     banks_bytes,
+    number_in,
     pack_banks,
-    sender,
     unpack_results,
     unpack_upload,
 )
@@ -53,6 +55,7 @@ class FederatedPatchCore(Strategy):
         merged: bank name -> merge.
         results: client -> its answer to the evaluate message.
         refused: clients that were left out, with the reason.
+        numbers: node -> the client number it goes by, as its first answer says.
         upload_bytes, broadcast_bytes: arrays on the wire, by client and in one broadcast.
         seconds: of the merge.
     """
@@ -69,8 +72,9 @@ class FederatedPatchCore(Strategy):
         self.workspace, self.progress = workspace, progress
         self.uploads: dict[int, Upload] = {}
         self.merged: dict[str, MergedBank] = {}
-        self.results: dict[int, dict] = {}
+        self.results: dict[int, Results] = {}
         self.refused: list[dict] = []
+        self.numbers: dict[int, int] = {}
         self.upload_bytes: dict[int, int] = {}
         self.broadcast_bytes = 0
         self.seconds = 0.0
@@ -150,9 +154,9 @@ class FederatedPatchCore(Strategy):
 
     def _calibrations(self, name: str) -> dict[int, Calibration]:
         return {
-            client: Calibration(**result["calibration"][name])
+            client: Calibration(np.array(found["quantiles"]), found["images"], found["radius"])
             for client, result in sorted(self.results.items())
-            if name in result["calibration"]
+            if (found := result["calibration"].get(name))
         }
 
     def _message(self, kind: str, node: int, content: dict) -> Message:
@@ -160,28 +164,37 @@ class FederatedPatchCore(Strategy):
         return Message(RecordDict({CONFIG: config, **content}), node, kind)
 
     def _take_all(self, replies: Iterable[Message], accept: Callable[[Message], None]) -> None:
-        """Accept the replies that came; book as left out whoever gave none."""
-        came = list(replies)
+        """Accept the replies that came, by node; book as left out whoever gave none."""
+        came = sorted(replies, key=_node_of)
         for reply in came:
             self._take(reply, accept)
-        for node in sorted(set(self.nodes) - {reply.metadata.src_node_id for reply in came}):
-            self._refuse(f"node {node}", f"it gave no answer within {self.settings.timeout} s")
+        for node in sorted(set(self.nodes) - set(map(_node_of, came))):
+            self._refuse(node, f"it gave no answer within {self.settings.timeout} s")
 
     def _take(self, reply: Message, accept: Callable[[Message], None]) -> None:
-        """Accept a reply, or book its sender as refused with the reason."""
+        """Accept a reply, or book its sender as left out with the reason."""
         try:
             if reply.has_error():
-                raise ClientFailed(sender(reply), _reason(reply))
+                raise ClientFailed(_reason(reply))
+            self._claim(_node_of(reply), number_in(reply.content))
             accept(reply)
-        except ClientFailed as failure:
-            self._refuse(failure.client, failure.reason)
-        except BankRefused as refusal:
-            self._refuse(_client_of(reply), str(refusal))
+        except (ClientFailed, BankRefused) as failure:
+            self._refuse(_node_of(reply), str(failure))
+
+    def _claim(self, node: int, number: int | None) -> None:
+        """Book the number a node goes by; refuse one that is another's, or not the one it had."""
+        if number is None:
+            return
+        holder = next((n for n, held in self.numbers.items() if held == number), node)
+        if holder != node:
+            raise BankRefused(f"it calls itself client {number}, as node {holder} does")
+        if self.numbers.setdefault(node, number) != number:
+            raise BankRefused(f"it calls itself client {number} now")
 
     def _accept_upload(self, reply: Message) -> None:
         upload = unpack_upload(reply.content)
         if upload.client in self.uploads:
-            raise BankRefused(f"client {upload.client} has answered already")
+            raise BankRefused("it answered twice; its first answer counts")
         if upload.fingerprint != self.model.backbone.fingerprint:
             raise BankRefused(
                 f"its backbone's weights ({upload.fingerprint}) are not the federation's "
@@ -196,9 +209,14 @@ class FederatedPatchCore(Strategy):
 
     def _accept_results(self, reply: Message) -> None:
         results = unpack_results(reply.content)
-        self.results[int(results["client"])] = results
+        if results["client"] in self.results:
+            raise BankRefused("it answered twice; its first answer counts")
+        self.results[results["client"]] = results
 
-    def _refuse(self, client: int | str, reason: str) -> None:
+    def _refuse(self, node: int, reason: str) -> None:
+        client = self.numbers.get(node, f"node {node}")
+        if client in self.uploads:
+            reason = f"its bank is merged, but it gave no figures: {reason}"
         log.error("%s is left out: %s", called(client), reason)
         if client not in [entry["client"] for entry in self.refused]:
             self.refused.append({"client": client, "reason": reason})
@@ -218,12 +236,8 @@ def called(client: int | str) -> str:
     return f"client {client}" if isinstance(client, int) else client
 
 
-def _client_of(reply: Message) -> int | str:
-    """The sender's number where its reply says it, else what Flower calls it."""
-    try:
-        return int(reply.content["about"]["client"])  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError):
-        return sender(reply)
+def _node_of(reply: Message) -> int:
+    return reply.metadata.src_node_id
 
 
 def _reason(reply: Message) -> str:

@@ -101,7 +101,8 @@ def select_bank(
     selection = model.select(train, min(1.0, oversample * fraction), selecting=progress("coreset"))
     share = min(max(1, round(fraction * selection.seen)), len(selection.features))
     rows = selection.features.float().numpy()
-    sent = rows.astype(dtype)
+    with np.errstate(over="ignore"):  # said below
+        sent = rows.astype(dtype)
     if not np.isfinite(sent).all():
         raise ValueError(f"features do not fit {dtype}: set merge.encoding to float32")
     slip = float(np.linalg.norm(rows - sent, axis=1).max())

@@ -55,8 +55,12 @@ def check_bank(bank: ClientBank, dim: int) -> None:
         raise BankRefused(
             f"its counts do not agree: share {bank.share}, rows {len(rows)}, patches {bank.patches}"
         )
+    if bank.images < 1:
+        raise BankRefused(f"its counts do not agree: {bank.images} images")
     if not (np.isfinite(bank.radius) and bank.radius >= 0):
         raise BankRefused(f"its covering radius is {bank.radius}")
+    if not (np.isfinite(bank.share_radius) and bank.share_radius >= 0):
+        raise BankRefused(f"its share's covering radius is {bank.share_radius}")
 
 
 def merge_banks(
@@ -92,10 +96,13 @@ def aggregate_client_features(
         [target_size, D], rows of the union in the order picked.
 
     Raises:
-        ValueError: no client, differing dimensions, target size out of range, or rows with NaN
-            or infinite values.
+        ValueError: no client, not [n, D], differing dimensions, target size out of range, or rows
+            with NaN or infinite values.
     """
-    dims = {np.shape(features)[-1] for features in client_features}
+    unlike = [np.shape(features) for features in client_features if np.ndim(features) != 2]
+    if unlike:
+        raise ValueError(f"client features must be [n, D], not of shape {unlike[0]}")
+    dims = {np.shape(features)[1] for features in client_features}
     if len(dims) != 1:
         raise ValueError(
             f"client features must share one dimension, found {sorted(dims) or 'none'}"

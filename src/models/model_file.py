@@ -19,7 +19,7 @@ class ModelFile:
         config: keyword arguments of PatchCore that shape the features and the scores.
         fingerprint: of the backbone's weights.
         banks: bank name -> [N, D]; a model of one bank names it "bank", a run names its objects.
-        thresholds: bank name -> image score above which an image is called anomalous.
+        thresholds: bank name -> image score from which on an image is anomalous.
     """
 
     config: Mapping[str, object]

@@ -67,7 +67,7 @@ class PatchCore:
     Attributes:
         backbone: the feature extractor, an nn.Module.
         memory_bank: the MemoryBank, empty until `fit` or `set_memory_bank`.
-        threshold: image score above which an image is called anomalous, or None; see `calibrate`.
+        threshold: image score from which on an image is called anomalous, or None; see `calibrate`.
 
     Raises:
         ValueError: an argument out of range.

@@ -1,0 +1,160 @@
+"""Small federations on drawn parts, in this process; features are extracted once a session."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl.client_app import app as honest_app
+from fl.config import Settings, check_settings, default_settings
+from fl.inline import run_inline
+from fl.server_app import app as server_app
+from src.data import write_synthetic
+from src.models.model_file import ModelFile
+
+# Ray's workers, and the CLI as a process of its own, must be as quiet as we are
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+Handler = Callable[[Message, Context], Message]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that came to its end."""
+
+    out: Path
+
+    @property
+    def metrics(self) -> dict:
+        return json.loads((self.out / "metrics.json").read_text())
+
+    @property
+    def model(self) -> ModelFile:
+        return ModelFile.read(self.out / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """The feature cache that all tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory) -> Path:
+    """One object in the AutoVI layout: 6 training images, 3 normal and 3 anomalous test images."""
+    root = tmp_path_factory.mktemp("parts") / "bracket"
+    return write_synthetic(root, ("bracket",), train=6, good=3, defects=3, size=(64, 64))
+
+
+@pytest.fixture(scope="session")
+def two_objects(tmp_path_factory) -> Path:
+    """Two objects, each with 3 training images and 2 test images of either kind."""
+    root = tmp_path_factory.mktemp("parts") / "both"
+    return write_synthetic(root, train=3, good=2, defects=2, size=(64, 64))
+
+
+@pytest.fixture(scope="session")
+def flat(cache: Path, parts: Path) -> Callable[..., dict]:
+    """flat(**changes): settings of three clients on the parts; `__` is a dot, `_` a dash."""
+    small = {
+        "engine": "inline",
+        "clients": 3,
+        "data.kind": "autovi",
+        "data.root": str(parts),
+        "data.image-size": "64",
+        "cache.dir": str(cache),
+        "evaluate.maps": False,
+        "seed": 42,
+        "model.coreset-percentage": 0.1,
+        "merge.oversample": 2.0,
+    }
+
+    def make(**changes: Any) -> dict:
+        named = {key.replace("__", ".").replace("_", "-"): v for key, v in changes.items()}
+        return default_settings() | small | named
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def settings(flat) -> Callable[..., Settings]:
+    """settings(**changes): the same, checked."""
+    return lambda **changes: check_settings(flat(**changes))
+
+
+@pytest.fixture(scope="session")
+def run(flat, tmp_path_factory) -> Callable[..., Run]:
+    """run(**changes): a run to its end; `client_app`, `nodes` and `shuffle` as of run_inline."""
+
+    def make(
+        client_app: ClientApp = honest_app,
+        nodes: list[dict] | None = None,
+        shuffle: int | None = None,
+        **changes: Any,
+    ) -> Run:
+        out = Path(changes.pop("out", tmp_path_factory.mktemp("run")))
+        given = flat(out=str(out), **changes)
+        numbers = range(int(given["clients"]))
+        default = [{"partition-id": i, "num-partitions": len(numbers)} for i in numbers]
+        run_inline(server_app, client_app, given, nodes or default, seed=shuffle)
+        return Run(out)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clean(run) -> Run:
+    """A run in which nothing goes wrong."""
+    return run()
+
+
+@pytest.fixture
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets messages be made outside a run."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def misbehaving(train: Mapping[int, Handler], evaluate: Mapping[int, Handler] = {}) -> ClientApp:  # noqa: B006
+    """The ClientApp with other handlers for some clients."""
+    app = ClientApp()
+
+    @app.train()
+    def _train(message: Message, context: Context) -> Message:
+        return train.get(context.node_config["partition-id"], honest_app)(message, context)
+
+    @app.evaluate()
+    def _evaluate(message: Message, context: Context) -> Message:
+        return evaluate.get(context.node_config["partition-id"], honest_app)(message, context)
+
+    return app
+
+
+def rewriting(change: Callable[[RecordDict], None]) -> Handler:
+    """A handler that answers honestly, then changes what it is about to send."""
+
+    def handle(message: Message, context: Context) -> Message:
+        reply = honest_app(message, context)
+        change(reply.content)
+        return reply
+
+    return handle
+
+
+@pytest.fixture(scope="session")
+def misbehave() -> Callable[..., ClientApp]:
+    """misbehave({client: handler}, {client: handler}): a ClientApp, of train and of evaluate."""
+    return misbehaving
+
+
+@pytest.fixture(scope="session")
+def rewrite() -> Callable[..., Handler]:
+    """rewrite(change): a handler whose answer, an honest one, goes through `change`."""
+    return rewriting
