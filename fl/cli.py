@@ -54,7 +54,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()
-    except (ConfigError, DataError, FileError, WeightsError, FileNotFoundError, RunFailed) as error:
+    except (ConfigError, DataError, FileError, WeightsError, OSError, RunFailed) as error:
         errors.print("[bold red]error:[/]", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
@@ -162,9 +162,10 @@ def show_partition(settings: Settings) -> None:
     by = partition.column or None
     columns, counts = partition_table(partition, data.train.samples, by)
     title = f"training images by client and {by or 'object'} (partition {partition.kind})"
-    table = Table("client", *columns, "all", title=title, title_justify="left", box=None)
+    table = Table("client", *columns, "all", box=None)
     for client, row in enumerate(counts):
         table.add_row(str(client), *(str(n or "·") for n in row), str(sum(row)))
+    console.print(title, highlight=False)  # a table would break it to its own width
     console.print(table)
 
 

@@ -26,7 +26,7 @@ from fl.messages import (
     unpack_banks,
 )
 from fl.progress import reporter
-from fl.setup import Split, build_model, cpu_threads, open_split
+from fl.setup import SCORES, Split, build_model, cpu_threads, open_split
 from src.client import (
     SHARED,
     Stage,
@@ -73,7 +73,7 @@ class Node:
         """Where scores of an object are left for the server, if it shares the run directory."""
         if self.workspace is None:
             return None
-        return self.workspace / "scores" / side / name / f"{self.number}.safetensors"
+        return self.workspace / SCORES / side / name / f"{self.number}.safetensors"
 
 
 def node_number(context: Context) -> int:

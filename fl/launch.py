@@ -8,6 +8,7 @@ from fl.client_app import app as client_app
 from fl.config import CHECKOUT, ConfigError, Settings
 from fl.inline import run_inline
 from fl.server_app import app as server_app
+from fl.setup import clear_scratch
 from fl.simulation import available_cpus, run_simulation
 from fl.strategy import RoundFailed
 
@@ -32,6 +33,7 @@ def launch(settings: Settings, show: Callable[[str], None] | None = None) -> Pat
     """
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
+    clear_scratch(out)
     run = _inline if settings.engine == "inline" else _on_ray
     run(settings, out, show)
     return out

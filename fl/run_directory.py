@@ -3,7 +3,6 @@
 import csv
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,8 +12,7 @@ import tomli_w
 
 from fl.client_app import PARTITION
 from fl.config import Settings
-from fl.progress import FOLDER as PROGRESS
-from fl.setup import Split
+from fl.setup import SCORES, Split, clear_scratch
 from fl.strategy import FederatedPatchCore
 from src.client import SHARED, by_object, score_with
 from src.data import InspectionDataset
@@ -25,7 +23,6 @@ from src.evaluation.scored import AnomalyMaps, Scored, evaluate, mean_figures
 from src.models import PatchCore
 from src.models.patchcore import Prediction
 
-SCORES = "scores"  # where clients of a simulation leave what they scored, while the run goes on
 PACKAGES = ("fedpatchcore", "flwr", "torch", "timm", "numpy")
 
 
@@ -42,7 +39,7 @@ def write_run(
 
     Args:
         data: the whole dataset where the server sees it, else None: figures are then means over
-            the clients, and there are neither maps nor a report of images.
+            the clients, and there are neither scores nor maps nor pictures of images.
         sides: "federated" and, with baselines, "centralized": object -> its scored test images.
         seconds: of the round, and of the centralized baseline.
     """
@@ -50,45 +47,26 @@ def write_run(
     banks = {name: bank.features for name, bank in strategy.merged.items()}
     model.as_file(banks, strategy.thresholds()).write(out / "model.safetensors")
     (out / "config.toml").write_text(tomli_w.dumps(settings.flat()))
+    found = Scored.join(sides.get("federated", {}).values()).by_key()
     if data is None:
-        metrics["federated"] = mean_figures(
-            [r["federated"]["mean"] for r in strategy.results.values()]
-        )
+        answers = strategy.results.values()
+        metrics["federated"] = mean_figures([answer["federated"]["mean"] for answer in answers])
+        test, rows, clients = InspectionDataset("", out, []), [], _image_counts(metrics)
     else:
-        metrics |= _figures(model, strategy, data.test, sides)
-        metrics["dataset"] = {
-            "name": data.test.name,
-            "objects": data.test.objects,
-            "train_images": len(data.train),
-            "test_images": len(data.test),
-        }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    if data is not None:
-        rows = _score_rows(out, settings, data, sides)
+        test = data.test
+        metrics |= _figures(model, strategy, test, sides) | {"dataset": _dataset(data)}
+        rows, clients = _score_rows(out, settings, data, sides), _client_table(out, settings, data)
         _write_scores(out / "scores.csv", rows)
-        found = Scored.join(sides["federated"].values()).by_key()
-        if settings.evaluate_maps:
-            samples = [sample for sample in data.test.samples if sample.key in found]
-            maps = AnomalyMaps(model, [found[sample.key] for sample in samples])
-            save_maps(out, maps, samples)
-        pictures = _Pictures(model, data.test, found)
-        write_report(
-            out / "report.html",
-            metrics,
-            rows,
-            _client_table(out, settings, data),
-            pictures.image,
-            pictures.anomaly_map,
-            pictures.mask,
-        )
-    for scratch in (SCORES, PROGRESS):
-        shutil.rmtree(out / scratch, ignore_errors=True)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    if found and settings.evaluate_maps:
+        samples = [sample for sample in test.samples if sample.key in found]
+        save_maps(out, AnomalyMaps(model, [found[sample.key] for sample in samples]), samples)
+    shown = _Pictures(model, test, found)
+    write_report(
+        out / "report.html", metrics, rows, clients, shown.image, shown.anomaly_map, shown.mask
+    )
+    clear_scratch(out)
     return metrics
-
-
-def forget_scores(out: Path) -> None:
-    """Delete what clients of an earlier run left in this folder, when that run did not end."""
-    shutil.rmtree(out / SCORES, ignore_errors=True)
 
 
 def pool_scores(
@@ -273,6 +251,22 @@ def _write_scores(path: Path, rows: list[ScoreRow]) -> None:
         for row in rows:
             identity = [row.object, row.key, row.label, row.defect, row.client]
             writer.writerow([*identity, row.federated, row.centralized, *(row.local or [])])
+
+
+def _dataset(data: Split) -> dict:
+    return {
+        "name": data.test.name,
+        "objects": data.test.objects,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+    }
+
+
+def _image_counts(metrics: Mapping) -> ClientTable:
+    """Clients by what they say they hold, where the server sees no more."""
+    clients = metrics["local"]["clients"]
+    counts = [[client["images"]] for client in clients]
+    return ClientTable(["training images"], counts, [client["client"] for client in clients])
 
 
 def _client_table(out: Path, settings: Settings, data: Split) -> ClientTable:

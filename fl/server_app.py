@@ -9,7 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 from fl.client_app import PARTITION, Clock
 from fl.config import Settings, check_settings
 from fl.progress import reporter
-from fl.run_directory import forget_scores, pool_scores, write_run
+from fl.run_directory import pool_scores, write_run
 from fl.setup import Split, build_model, open_split, partition_data, run_folder
 from fl.strategy import FederatedPatchCore, RoundFailed
 from src.client import Stage, by_bank, by_object, extract_features, score_with, select_bank
@@ -31,7 +31,6 @@ def main(grid: Grid, context: Context) -> None:
     clock = Clock()
     nodes = wait_for_nodes(grid, settings.clients, settings.timeout)
     out = run_folder(settings, context.run_id)
-    forget_scores(out)
     progress = reporter(out, "server")
     model = build_model(settings)
 

@@ -1,6 +1,7 @@
 """From settings to the things a run works with: the model, the data, the partition."""
 
 import functools
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ import faiss
 import torch
 
 from fl.config import ConfigError, Settings
+from fl.progress import FOLDER as PROGRESS
 from src.data import InspectionDataset, open_dataset, write_synthetic
 from src.data.partition import Partition, make_partition
 from src.models import PatchCore
 
 SYNTHETIC = "synthetic-1"
+SCORES = "scores"  # where clients of a simulation leave what they scored, while the run goes on
 
 
 @dataclass(frozen=True)
@@ -135,10 +138,20 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def run_folder(settings: Settings, run_id: int) -> Path:
-    """The run directory: `out`, or one in the cache by the run's number."""
+    """The run directory: `out`, or one in the cache by the run's number.
+
+    What a run that broke off left there in passing is removed: it must not be taken for ours.
+    """
     folder = Path(settings.out) if settings.out else settings.cache / "runs" / str(run_id)
     folder.mkdir(parents=True, exist_ok=True)
+    clear_scratch(folder)
     return folder
+
+
+def clear_scratch(folder: Path) -> None:
+    """Remove what is in the run directory only while a run goes on."""
+    for scratch in (SCORES, PROGRESS):
+        shutil.rmtree(folder / scratch, ignore_errors=True)
 
 
 def _having(dataset: InspectionDataset, keys: tuple[str, ...]) -> InspectionDataset:

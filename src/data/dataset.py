@@ -97,6 +97,8 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
     def defects(self, index: int) -> list[Defect] | None:
         """The defects of an image: `[]` if it is normal, None if its ground truth is unknown.
 
+        An anomalous image whose masks are all empty has a defect that nobody marked: unknown.
+
         Raises `DataError` for a mask that cannot be read or differs in size from its image.
         """
         sample = self.samples[index]
@@ -111,7 +113,7 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
                     f"ground truth of {sample.path} is {defect.mask.shape} pixels (H, W), "
                     f"the image {self.image_size(index)}; masks: {_names(sample.masks)}"
                 )
-        return found
+        return found or None
 
     def read_defects(self, sample: Sample) -> list[Defect]:
         """Turn the mask files of an anomalous sample into defects; each layout has its own way."""

@@ -66,10 +66,10 @@ def test_normal_images_have_no_defects_and_maskless_ones_unknown_truth(autovi_ob
     assert truths["clip/test/dent/0001.png"] is None
 
 
-def test_an_all_black_mask_is_no_defect(autovi_object, save, block, tmp_path):
+def test_an_all_black_mask_leaves_the_truth_unknown(autovi_object, save, block, tmp_path):
     truth = autovi_object(tmp_path / "clip") / "ground_truth/dent/0001"
     save(truth / "0000.png", block(slice(0), slice(0)))
-    assert AutoVIDataset(tmp_path, ["clip"], "test").defects(1) == []
+    assert AutoVIDataset(tmp_path, ["clip"], "test").defects(1) is None
 
 
 def test_a_value_without_an_entry_names_mask_and_value(autovi_object, save, block, tmp_path):

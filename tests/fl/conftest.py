@@ -99,12 +99,11 @@ def run(flat, tmp_path_factory) -> Callable[..., Run]:
         shuffle: int | None = None,
         **changes: Any,
     ) -> Run:
-        out = Path(changes.pop("out", tmp_path_factory.mktemp("run")))
-        given = flat(out=str(out), **changes)
+        given = flat(**{"out": str(tmp_path_factory.mktemp("run")), **changes})
         numbers = range(int(given["clients"]))
         default = [{"partition-id": i, "num-partitions": len(numbers)} for i in numbers]
         run_inline(server_app, client_app, given, nodes or default, seed=shuffle)
-        return Run(out)
+        return Run(Path(given["out"]))
 
     return make
 
@@ -122,7 +121,7 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def misbehaving(train: Mapping[int, Handler], evaluate: Mapping[int, Handler] = {}) -> ClientApp:  # noqa: B006
+def misbehaving(train: Mapping[int, Handler], evaluate: Mapping[int, Handler] = {}) -> ClientApp:
     """The ClientApp with other handlers for some clients."""
     app = ClientApp()
 
