@@ -81,7 +81,7 @@ def simulate(
     show_partition(settings)
     log: list[str] = []
     folder = Path(settings.out)
-    with ProgressView(folder):
+    with ProgressView(folder, settings.clients):
         launch(settings, log.append)
     show_results(folder)
 

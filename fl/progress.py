@@ -4,26 +4,29 @@ Clients may run in processes of Ray's. In a simulation all share the run directo
 process appends lines to a file of its own there, and one thread of the CLI reads them.
 """
 
+import itertools
 import json
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bars
 
 from src.client import Stage, silent
+from src.models.coreset import Progress
 
 FOLDER = "progress"
+SERVER = "server"
 INTERVAL = 0.25  # seconds between two lines of one stage
 
 
@@ -33,10 +36,12 @@ def reporter(workspace: Path | None, who: str) -> Stage:
         return silent
     folder = workspace / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    return lambda stage: _writer(folder / f"{who}.jsonl", stage, who)
+    pieces = itertools.count()  # a stage can come in several: one an object
+    path = folder / f"{who}.jsonl"
+    return lambda stage: _writer(path, {"who": who, "stage": stage, "piece": next(pieces)})
 
 
-def _writer(path: Path, stage: str, who: str) -> Callable[[int, int], None]:
+def _writer(path: Path, piece: dict) -> Progress:
     last = 0.0
 
     def write(done: int, total: int) -> None:
@@ -45,26 +50,26 @@ def _writer(path: Path, stage: str, who: str) -> Callable[[int, int], None]:
         if now - last >= INTERVAL or done == total:
             last = now
             with path.open("a") as file:
-                file.write(
-                    json.dumps({"who": who, "stage": stage, "done": done, "total": total}) + "\n"
-                )
+                file.write(json.dumps({**piece, "done": done, "total": total}) + "\n")
 
     return write
 
 
 class ProgressView:
-    """Bars for the stages of a run, one for each stage and process, from what these write."""
+    """Bars for the stages of a run, one each, over all the processes that write of it."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, clients: int) -> None:
         self.folder = workspace / FOLDER
-        self.bars = Progress(
-            TextColumn("{task.description:<24}"),
-            BarColumn(bar_width=24),
+        self.bars = Bars(
+            TextColumn("{task.description:<13} {task.fields[who]:<16}"),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self.tasks: dict[tuple[str, str], TaskID] = {}
+        self.clients = clients
+        self.pieces: dict[tuple[bool, str], dict[tuple[str, int], tuple[int, int]]] = {}
+        self.tasks: dict[tuple[bool, str], TaskID] = {}
         self.read: dict[Path, int] = {}
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -87,7 +92,8 @@ class ProgressView:
 
     def _look(self) -> None:
         for path in sorted(self.folder.glob("*.jsonl")) if self.folder.is_dir() else []:
-            with path.open() as file:
+            # the run deletes its files when it is over, which may be just now
+            with suppress(FileNotFoundError), path.open() as file:
                 file.seek(self.read.get(path, 0))
                 for line in iter(file.readline, ""):
                     if not line.endswith("\n"):
@@ -96,7 +102,18 @@ class ProgressView:
                     self._show(json.loads(line))
 
     def _show(self, event: dict) -> None:
-        key = (event["who"], event["stage"])
-        if key not in self.tasks:
-            self.tasks[key] = self.bars.add_task(f"{event['who']} {event['stage']}", total=None)
-        self.bars.update(self.tasks[key], completed=event["done"], total=event["total"] or None)
+        """Add an event to its stage's bar; clients that have not begun count like the others."""
+        of_client = event["who"] != SERVER
+        pieces = self.pieces.setdefault((of_client, event["stage"]), {})
+        pieces[event["who"], event["piece"]] = (event["done"], event["total"])
+        begun = len({who for who, _ in pieces})
+        bar = self._bar(of_client, event["stage"])
+        done, total = (sum(column) for column in zip(*pieces.values(), strict=True))
+        expected = max(self.clients, begun) / begun if of_client else 1
+        who = f"{begun} of {self.clients} clients" if of_client else SERVER
+        self.bars.update(bar, completed=done, total=round(total * expected) or None, who=who)
+
+    def _bar(self, of_client: bool, stage: str) -> TaskID:
+        if (of_client, stage) not in self.tasks:
+            self.tasks[of_client, stage] = self.bars.add_task(stage, total=None, who="")
+        return self.tasks[of_client, stage]

@@ -8,7 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl.client_app import PARTITION, Clock
 from fl.config import Settings, check_settings
-from fl.progress import reporter
+from fl.progress import SERVER, reporter
 from fl.run_directory import pool_scores, write_run
 from fl.setup import Split, build_model, open_split, partition_data, run_folder
 from fl.strategy import FederatedPatchCore, RoundFailed
@@ -31,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     clock = Clock()
     nodes = wait_for_nodes(grid, settings.clients, settings.timeout)
     out = run_folder(settings, context.run_id)
-    progress = reporter(out, "server")
+    progress = reporter(out, SERVER)
     model = build_model(settings)
 
     data, workspace = None, ""
