@@ -34,7 +34,7 @@ bench: $(READY)
 
 constraints: $(READY)
 	$(UV) compile --universal --python-version 3.11 --extra cpu --extra gpu --extra dev \
-		--upgrade --quiet --no-header --no-annotate --no-emit-index-url \
+		--upgrade --quiet --no-header --no-annotate \
 		pyproject.toml --output-file constraints.txt
 	touch $(READY)
 
