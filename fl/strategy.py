@@ -132,6 +132,7 @@ class FederatedPatchCore(Strategy):
             RoundFailed: fewer clients than min-clients scored the merged bank.
         """
         self._take_all(replies, self._accept_results)
+        self.results = dict(sorted(self.results.items()))  # sums round by their order
         self._check_enough(len(self.results), "scored the merged bank")
         return MetricRecord({"clients": len(self.results)})
 
@@ -155,7 +156,7 @@ class FederatedPatchCore(Strategy):
     def _calibrations(self, name: str) -> dict[int, Calibration]:
         return {
             client: Calibration(np.array(found["quantiles"]), found["images"], found["radius"])
-            for client, result in sorted(self.results.items())
+            for client, result in self.results.items()
             if (found := result["calibration"].get(name))
         }
 

@@ -33,6 +33,7 @@ class Patches:
     coreset_percentage: float
 
     def select(self, dataset, fraction: float, *, selecting=None) -> Selection:
+        assert 0 < fraction <= 1
         held = BoundedRows(2**20, seed=0)
         held.add(torch.from_numpy(self.rows))
         return held.select(max(1, round(fraction * held.seen)), selecting)
