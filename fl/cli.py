@@ -152,7 +152,12 @@ def resolve(
         given["out"] = _absolute(str(out))
     given["out"] = given["out"] or _new_folder(config.stem if config else "run")
     given["clients"] = given["clients"] or CLIENTS
-    return check_settings(given)
+    settings = check_settings(given)
+    if not settings.data_shared:
+        raise ConfigError(
+            "data.shared = false: simulated clients share one data root; leave it true"
+        )
+    return settings
 
 
 def show_partition(settings: Settings) -> None:

@@ -40,7 +40,8 @@ def write_predictions(model: PatchCore, images: InspectionDataset, out: Path) ->
     """Score images; write out/maps/*.png (16 bit, one scale), out/overlays/*.png, out/scores.csv.
 
     Returns:
-        a row an image: image, score, and with a threshold in the model, threshold and anomalous.
+        a row an image: image, map (its file), score, and, where the model has a
+        threshold, threshold and anomalous.
     """
     predictions = list(model.score(images))
     names = _file_names([sample.path for sample in images.samples])
@@ -50,7 +51,7 @@ def write_predictions(model: PatchCore, images: InspectionDataset, out: Path) ->
         drawn = model.draw(prediction)
         save_anomaly_map(drawn, out / "maps" / f"{name}.png")
         _save_overlay(images[i][0].numpy(), drawn, (low, high), out / "overlays" / f"{name}.png")
-        rows.append(_row(images.samples[i].key, prediction.score, model.threshold))
+        rows.append(_row(images.samples[i].key, name, prediction.score, model.threshold))
     with (out / "scores.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -75,8 +76,8 @@ def evaluate_model(path: Path, test: InspectionDataset, options: dict) -> dict:
     return {"mean": mean_figures(list(figures.values())), "objects": figures}
 
 
-def _row(image: str, score: float, threshold: float | None) -> dict:
-    row: dict = {"image": image, "score": round(score, 6)}
+def _row(image: str, name: str, score: float, threshold: float | None) -> dict:
+    row: dict = {"image": image, "map": f"{name}.png", "score": round(score, 6)}
     if threshold is not None:
         row |= {"threshold": round(threshold, 6), "anomalous": score >= threshold}
     return row

@@ -158,7 +158,7 @@ def test_prediction_writes_maps_overlays_and_scores(cli, clean, parts, tmp_path)
     for folder in ("maps", "overlays"):
         assert len(list((tmp_path / "out" / folder).iterdir())) == count
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
-    assert lines[0] == "image,score,threshold,anomalous"
+    assert lines[0] == "image,map,score,threshold,anomalous"
     assert len(lines) == 1 + count
 
 

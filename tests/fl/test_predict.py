@@ -61,7 +61,7 @@ def test_verdict_is_the_threshold_s(detector, images, tmp_path) -> None:
         assert sum(row["anomalous"] for row in rows) == 2
         detector.threshold = None
         rows = write_predictions(detector, dataset, tmp_path / "without")
-        assert all(set(row) == {"image", "score"} for row in rows)
+        assert all(set(row) == {"image", "map", "score"} for row in rows)
     finally:
         detector.threshold = before
 
@@ -74,6 +74,7 @@ def test_images_of_one_name_keep_apart(detector, images, tmp_path) -> None:
     places = [tmp_path / folder for folder in ("one", "two", "three")]
     rows = write_predictions(detector, find_images(places), tmp_path / "out")
     assert len(rows) == len({row["image"] for row in rows}) == 4
+    assert all((tmp_path / "out" / "maps" / row["map"]).is_file() for row in rows)
     for folder in ("maps", "overlays"):
         names = sorted(path.stem for path in (tmp_path / "out" / folder).iterdir())
         assert names == ["a", "a-2", "a-3", "a-4"]

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ class Measured:
     """A run that ended, and what it took."""
 
     metrics: dict
-    seconds: float
     peak: float  # GiB resident
 
 
@@ -37,13 +35,12 @@ def exposure(tmp_path_factory) -> Measured:
     command = [sys.executable, "-m", "fl.cli", "simulate", "configs/mtd-exposure.toml"]
     command += ["--engine", "inline", "--out", str(out)]
     command += ["--set", f"data.root={DATA}", "--set", f"cache.dir={folder / 'cache'}"]
-    started = time.monotonic()
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, cwd=CHECKOUT, stdout=said, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, (folder / "said").read_text()
     metrics = json.loads((out / "metrics.json").read_text())
-    return Measured(metrics, time.monotonic() - started, usage.ru_maxrss / 2**20)
+    return Measured(metrics, usage.ru_maxrss / 2**20)
 
 
 def test_federated_is_as_good_as_centralized(exposure: Measured) -> None:
@@ -70,6 +67,5 @@ def test_measured_radius_is_within_the_certificate(exposure: Measured) -> None:
     assert 0 < bank["radius"] <= bank["radius_bound"]
 
 
-def test_it_takes_minutes_and_an_ordinary_machine_s_memory(exposure: Measured) -> None:
-    assert exposure.seconds < 600
+def test_an_ordinary_machine_has_the_memory(exposure: Measured) -> None:
     assert exposure.peak < 4

@@ -10,7 +10,7 @@ from flwr.common.constant import ErrorCode
 
 from fl.client_app import app as client_app
 from fl.messages import ABOUT, BANKS, pack_banks, unpack_banks
-from fl.setup import build_model
+from fl.setup import build_model, open_split, partition_data
 from fl.strategy import FederatedPatchCore, RoundFailed
 from src.data.partition import Partition
 
@@ -289,3 +289,16 @@ def test_requests_are_lists_and_carry_the_settings_to_every_node(strategy, ident
         config = dict(requests[0].content["config"])
         assert config.pop("workspace") == ""
         assert config == strategy.settings.flat()
+
+
+def test_an_image_nobody_can_read_costs_its_client_and_the_centralized_baseline(
+    run, parts, settings, tmp_path
+) -> None:
+    root = shutil.copytree(parts, tmp_path / "parts")
+    checked = settings(data__root=str(root), clients=2)
+    partition = partition_data(checked, open_split(checked), 2)
+    (root / partition.clients[1].train[0]).write_bytes(b"no image")
+    done = run(clients=2, min_clients=1, data__root=str(root))
+    assert [entry["client"] for entry in done.metrics["refused"]] == [1]
+    assert "federated" in done.metrics
+    assert "centralized" not in done.metrics
