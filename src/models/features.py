@@ -105,8 +105,7 @@ def extract_patch_features(features: Tensor) -> Tensor:
 def _average(x: Tensor, patch_size: int) -> Tensor:
     """Mean over each patch's neighbourhood; what lies outside the image counts as zeros.
 
-    So do the reference implementations. It shrinks the features of the rim, where the backbone's
-    own padding makes normal images vary most: see LOG.md for what that is worth.
+    So do the reference implementations; LOG.md has what leaving the zeros out costs.
     """
     return F.avg_pool2d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
 
