@@ -4,18 +4,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.nearest import TILE_ROWS, tiles
+from src.models.products import tiles, uses_kernels
+from src.models.shards import Shard, Shards
+
+PAIRS = 4096
 
 
-def copies(rows: Tensor, start: int) -> Tensor:
-    """Indices of rows [N, D] equal to an earlier one, row `start` counting as the earliest.
+def copies(rows: Shards, start: int) -> Tensor:
+    """Indices of rows equal to an earlier one, row `start` counting as the earliest.
 
     Rows of equal key are compared in full, so that keys which collide cost time and nothing else.
     -0.0 equals 0.0.
     """
-    everything = torch.arange(len(rows), device=rows.device)
+    everything = torch.arange(len(rows), device=rows.lead)
     waiting = torch.cat([everything[start : start + 1], everything[everything != start]])
-    keys = _row_keys(rows)
+    keys = torch.cat([found.to(rows.lead) for found in rows.each(_keys)])
     found = [everything[:0]]
     while len(waiting):
         leader = _first_of_equals(keys[waiting])
@@ -26,30 +29,35 @@ def copies(rows: Tensor, start: int) -> Tensor:
     return torch.cat(found)
 
 
+def _keys(shard: Shard) -> Tensor:
+    return torch.cat([_row_keys(tile) for _, tile in shard.tiles(shard.scratch)])
+
+
 def _row_keys(rows: Tensor) -> Tensor:
-    """A 64-bit key for each row [N]; equal rows have equal keys."""
+    """A 32-bit key for each row [N]; equal rows have equal keys."""
     words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[rows.element_size()]
-    odd = np.random.default_rng(0).integers(-(2**62), 2**62, rows.shape[1]) * 2 + 1
-    weights = torch.as_tensor(odd, device=rows.device)
-    keys = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
-    for part in tiles(len(rows), TILE_ROWS):
-        bits = (rows[part] + 0.0).view(words).long()  # + 0.0: one zero only
-        bits ^= bits >> 4 * rows.element_size()  # whole numbers differ in their high bits only
-        keys[part] = (bits * weights).sum(1)
-    return keys
+    odd = np.random.default_rng(0).integers(-(2**30), 2**30, rows.shape[1]) * 2 + 1
+    weights = torch.as_tensor(odd, dtype=torch.int32, device=rows.device)
+    if uses_kernels(rows):
+        from src.models import kernels
+
+        return kernels.keys(rows, weights)
+    bits = (rows + 0.0).view(words)  # + 0.0: one zero only
+    bits = bits ^ bits >> 4 * rows.element_size()  # whole numbers differ in their high bits only
+    return (bits.to(torch.int32) * weights).sum(1, dtype=torch.int32)
 
 
 def _first_of_equals(keys: Tensor) -> Tensor:
     """For each key [M], the first position that holds an equal one."""
     _, group = torch.unique(keys, return_inverse=True)
-    first = torch.full_like(keys, len(keys))
+    first = torch.full(keys.shape, len(keys), dtype=torch.int64, device=keys.device)
     first.scatter_reduce_(0, group, torch.arange(len(keys), device=keys.device), "amin")
     return first[group]
 
 
-def _equal(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Whether rows[one] and rows[other] are equal, pair by pair: [M] bool."""
-    same = torch.empty(len(one), dtype=torch.bool, device=rows.device)
-    for part in tiles(len(one), TILE_ROWS):
-        same[part] = (rows[one[part]] == rows[other[part]]).all(1)
+def _equal(rows: Shards, one: Tensor, other: Tensor) -> Tensor:
+    """Whether rows one and rows other are equal, pair by pair: [M] bool."""
+    same = torch.empty(len(one), dtype=torch.bool, device=one.device)
+    for part in tiles(len(one), PAIRS):
+        same[part] = (rows.take(one[part]) == rows.take(other[part])).all(1)
     return same

@@ -6,10 +6,13 @@ distance is an upper bound. Hence blocks: take the rows of largest stale distanc
 set, pick inside it as long as its largest distance is above every bound outside, then bring all
 rows up to date against the whole block of picks in one pass of matrix products. Each pick is the
 one the plain algorithm makes.
+
+In one block few rows come closer. A product whose error is bounded finds those that may have
+(`Centres.rough`: on a GPU one of half precision), and only they are then looked at exactly.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,14 +21,18 @@ import torch
 from torch import Tensor
 
 from src.models.copies import copies
-from src.models.nearest import TILE_ROWS, closest, difference, tiles
+from src.models.nearest import difference
+from src.models.products import HALVES, Centres, Frame, uses_kernels
+from src.models.shards import Shard, Shards, side_by_side
+from src.models.working_set import CHOSEN, pick_inside
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 Progress = Callable[[int, int], None]
 
-SMALL = 2**31  # multiply-adds below which everything is computed in float64
-CHUNK = 64  # picks between two looks at whether the working set still holds the farthest row
-CHOSEN = -1.0  # the distance that marks a row as out of the race: picked, or a copy of another
+SMALL = 2**31  # multiply-adds below which distances are computed in float64
+STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
+PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
+FAR_OFF = 16.0  # |mean|^2 over the mean square around it, above which halves are not used as given
 
 
 @dataclass(frozen=True)
@@ -79,22 +86,24 @@ def farthest_first(
     target_size: int,
     seed: int = 42,
     *,
+    devices: Sequence[str | torch.device] | None = None,
     progress: Progress | None = None,
     working_set: int | None = None,
 ) -> Coreset:
     """Select by farthest-first traversal; see `greedy_coreset_selection` for rows and errors.
 
     Args:
+        devices: that share the rows and the work; None leaves both where the rows lie. Rows that
+            do not fit a GPU stay where they are, a memory-mapped file too, and pass through it.
         progress: called with (picks made, target size) after each block.
-        working_set: rows of the working set; chosen from the sizes when left out. It changes the
-            time, never the picks.
+        working_set: rows of the working set; chosen from the sizes when left out. Like the
+            devices, it changes the time, and the picks only where distances tie to rounding.
     """
     _check_shape(features, target_size)
-    rows = _as_tensor(features)
-    _check_finite(rows)
+    rows = Shards(_as_tensor(features), [torch.device(d) for d in devices] if devices else None)
     start = int(np.random.default_rng(seed).integers(len(rows)))
     race = _Race(rows, start, target_size)
-    size = working_set or _working_set_size(len(rows))
+    size = working_set or _working_set_size(rows)
     while race.count < race.target:
         race.run_block(size)
         if progress:
@@ -111,145 +120,213 @@ def farthest_first(
 class _Race:
     """The state of one selection: what is picked, and how far every row is from it."""
 
-    def __init__(self, rows: Tensor, start: int, target: int) -> None:
-        small = len(rows) * target * rows.shape[1] < SMALL
-        self.rows = rows
+    def __init__(self, rows: Shards, start: int, target: int) -> None:
+        self.rows, self.lead = rows, rows.lead
+        small = len(rows) * target * rows.dim < SMALL
         self.dtype = torch.float64 if small else torch.float32
-        # float64 needs no centring, and so keeps the exact ties of whole-numbered features exact
-        self.centre = torch.zeros_like(rows[0], dtype=self.dtype) if small else _mean(rows).float()
-        self.norms = _norms(rows, self.centre)  # [N], relative to the centre
+        exact, rough = _frames(rows)
+        if small:  # no need to centre: it would only spoil the ties of whole-numbered features
+            exact = Frame.as_it_is(rows.dim, rows.lead).to(torch.float64)
+        self.exact = exact
+        self.runners = rows.each(
+            lambda shard: _Runners(shard, exact.on(shard.device), rough.on(shard.device))
+        )
         repeated = copies(rows, start)
         self.distinct = len(rows) - len(repeated)
         self.target = min(target, self.distinct)
-        self.picks = torch.empty(self.target, dtype=torch.int64, device=rows.device)
+        self.picks = torch.empty(self.target, dtype=torch.int64, device=self.lead)
         # farthest[t]: squared distance of pick t to the picks before it, when it was picked
-        self.farthest = torch.empty(self.target, dtype=self.dtype, device=rows.device)
-        self.distances = torch.full((len(rows),), torch.inf, dtype=self.dtype, device=rows.device)
-        self.distances[repeated] = CHOSEN
+        self.farthest = torch.empty(self.target, dtype=self.dtype, device=self.lead)
         self.count = 0
-        self._accept(torch.tensor([start], device=rows.device), self.distances[start][None])
+        self._leave(repeated)
+        infinite = torch.full((1,), torch.inf, dtype=self.dtype, device=self.lead)
+        self._accept(torch.tensor([start], device=self.lead), infinite)
 
     def run_block(self, size: int) -> None:
         """Pick inside one working set as long as it must hold the farthest row; then update."""
-        members, bound, rival = _working_set(self.distances, size)
-        picks, values = _pick_inside(
-            self.rows[members].to(self.dtype) - self.centre,
-            self.distances[members],
+        members, distances, bound, rival = self._working_set(size)
+        at, values = pick_inside(
+            self.rows.take(members).to(self.dtype) - self.exact.origin,
+            distances,
             members,
             bound,
             rival,
             self.target - self.count,
         )
-        self._accept(picks, values)
-
-    def _accept(self, picks: Tensor, values: Tensor) -> None:
-        """Take the picks in, and bring every row's distance up to date."""
-        after = self.count + len(picks)
-        self.picks[self.count : after] = picks
-        self.farthest[self.count : after] = values
-        self.count = after
-        self.distances[picks] = CHOSEN
-        centres = self.rows[picks]
-        reach = self.norms[picks].max()
-        for part in tiles(len(self.rows), TILE_ROWS):
-            self._update(part, centres, reach)
-
-    def _update(self, part: slice, centres: Tensor, reach: Tensor) -> None:
-        """Distances of one tile against the new centres; what changes is computed by difference."""
-        current = self.distances[part]
-        shifted = self.rows[part].to(self.dtype) - self.centre
-        partial, index = closest(shifted, centres, self.centre)
-        rounding = 8 * torch.finfo(self.dtype).eps * (self.norms[part] + reach)
-        changed = torch.nonzero(partial + self.norms[part] < current + rounding).squeeze(1)
-        if len(changed):
-            exact = difference(self.rows[part][changed], centres, index[changed], self.dtype)
-            current[changed] = torch.minimum(current[changed], exact)
+        self._accept(members[at], values)
 
     def result(self) -> Coreset:
-        last = self.distances.max().clamp(min=0)
-        squared = torch.cat([self.farthest[1:], last[None]])
+        last = max(float(runners.distances.max()) for runners in self.runners)
+        squared = torch.cat([self.farthest[1:], self.farthest.new_tensor([max(last, 0.0)])])
         falling = squared.flip(0).cummax(0).values.flip(0)  # as it is, but for the last bits
         radii = falling.sqrt().float().cpu().numpy()
         return Coreset(self.picks.cpu().numpy(), radii, self.distinct)
 
+    def _accept(self, picks: Tensor, values: Tensor) -> None:
+        """Take the picks in, and bring every row's distance up to date."""
+        before, after = self.count, self.count + len(picks)
+        self.picks[before:after] = picks
+        self.farthest[before:after] = values
+        self.count = after
+        self._leave(picks)
+        centres = self.rows.take(picks)
+        side_by_side(
+            lambda runners: runners.update(centres.to(runners.shard.device), before), self.runners
+        )
 
-def _working_set(distances: Tensor, size: int) -> tuple[Tensor, Tensor, int]:
-    """The `size` rows of largest distance, the first of equals; and what bounds all others.
+    def _leave(self, indices: Tensor) -> None:
+        """Take rows out of the race."""
+        for runners, inside in zip(self.runners, self.rows.split(indices), strict=True):
+            local = (indices[inside] - runners.shard.first).to(runners.shard.device)
+            runners.distances[local] = CHOSEN
 
-    Returns:
-        members: [B] indices, ascending.
-        bound: the largest distance outside (CHOSEN where nothing is left outside).
-        rival: the smallest index outside with that distance.
+    def _working_set(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The `size` rows of largest distance, the first of equals; and what bounds all others.
+
+        Returns:
+            members: [B] indices, ascending.
+            distances: of theirs [B].
+            bound: the largest distance outside (CHOSEN where nothing is left outside).
+            rival: the smallest index outside with that distance.
+        """
+        ahead = [runners.ahead(size + 1) for runners in self.runners]
+        members = torch.cat([indices.to(self.lead) for indices, _ in ahead])
+        distances = torch.cat([values.to(self.lead) for _, values in ahead])
+        order = distances.sort(descending=True, stable=True).indices  # members are ascending
+        inside = order[:size].sort().values
+        outside = order[size : size + 1]
+        if len(outside):
+            bound, rival = distances[outside[0]], members[outside[0]]
+        else:
+            bound, rival = distances.new_tensor(CHOSEN), members.new_tensor(0)
+        return members[inside], distances[inside], bound, rival
+
+
+class _Runners:
+    """The rows of one shard in the race.
+
+    Attributes:
+        distances: [n] squared, to the closest pick; CHOSEN for rows that are out.
     """
-    top = torch.topk(distances, min(size + 1, len(distances)))
-    least = top.values[-1]
-    if len(top.values) <= size:
-        return torch.nonzero(distances > CHOSEN).squeeze(1), least.new_tensor(CHOSEN), 0
-    above = torch.nonzero(distances > least).squeeze(1)
-    equal = torch.nonzero(distances == least).squeeze(1)
-    members = torch.cat([above, equal[: size - len(above)]]).sort().values
-    return members, least, int(equal[size - len(above)])
+
+    def __init__(self, shard: Shard, exact: Frame, rough: Frame) -> None:
+        self.shard, self.exact, self.rough = shard, exact, rough
+        self.dtype = exact.origin.dtype
+        measured = [self.rough.lengths(tile) for _, tile in shard.tiles(shard.scratch)]
+        self.lengths, self.lost = (torch.cat(values) for values in zip(*measured, strict=True))
+        self.distances = torch.full((len(shard),), torch.inf, dtype=self.dtype, device=shard.device)
+
+    def ahead(self, size: int) -> tuple[Tensor, Tensor]:
+        """The `size` rows of largest distance still in the race, the first of equals.
+
+        Returns:
+            indices in the whole set [m], ascending, and distances [m].
+        """
+        if size >= len(self.distances):
+            local = torch.nonzero(self.distances > CHOSEN).squeeze(1)
+        else:
+            least = torch.topk(self.distances, size, sorted=False).values.min()
+            above = torch.nonzero(self.distances > least.clamp(min=CHOSEN)).squeeze(1)
+            equal = torch.nonzero((self.distances == least) & (least > CHOSEN)).squeeze(1)
+            local = torch.cat([above, equal[: size - len(above)]]).sort().values
+        return local + self.shard.first, self.distances[local]
+
+    def update(self, picks: Tensor, before: int) -> None:
+        """Bring the distances up to date against new picks [b, D], when `before` were made."""
+        exact, rough = Centres(picks, self.exact), Centres(picks, self.rough)
+        # early on nearly every row finds a closer pick: to look for those is idle
+        all_closer = rough.tiles == 1 and 2 * len(picks) >= before
+        for part, rows in self.shard.tiles(self._stretch(rough.tiles)):
+            current = self.distances[part]
+            if all_closer:
+                _, at = exact.closest(rows)
+                torch.minimum(current, difference(rows, picks, at, None, self.dtype), out=current)
+            else:
+                picked, at = self._suspects(rows, part, rough, exact)
+                to_pick = difference(rows, picks, at, picked, self.dtype)
+                current.scatter_reduce_(0, picked, to_pick, "amin")
+
+    def _suspects(
+        self, rows: Tensor, part: slice, rough: Centres, exact: Centres
+    ) -> tuple[Tensor, Tensor]:
+        """Rows that may be closer to a new pick than to all before, and that pick.
+
+        Returns:
+            rows [n], one that comes near picks of several tiles once for each, and the closest
+            of the tile's picks [n].
+        """
+        lengths, lost = self.lengths[part], self.lost[part]
+        # closer: |x|^2 - 2 (affinity + error) < distance
+        needed = (lengths.square() - self.distances[part] * self.rough.scale.square()) / 2
+        affinity, at = rough.rough(rows)
+        tile, picked = torch.nonzero(affinity > needed - rough.error(lengths, lost), as_tuple=True)
+        if at is not None and self.dtype == torch.float32:
+            return picked, at[tile, picked]
+        return picked, exact.closest_in_tile(rows, picked, tile)
+
+    def _stretch(self, tiles: int) -> int:
+        """Rows brought up to date at a time: results for all their tiles stay little."""
+        budget = max(STRETCH_BYTES, self.shard.rows.nbytes // 50)
+        return max(1, budget // (PAIR_BYTES * tiles))
 
 
-def _pick_inside(
-    shifted: Tensor, distances: Tensor, members: Tensor, bound: Tensor, rival: int, most: int
-) -> tuple[Tensor, Tensor]:
-    """Farthest-first inside a working set, for as long as no row outside can be farther.
+def _frames(rows: Shards) -> tuple[Frame, Frame]:
+    """Where to form exact products, and rough ones.
 
-    Args:
-        shifted: the members' rows, relative to the centre [B, D].
-        distances: their current squared distances [B].
-        members: their indices [B], ascending, so that the first of equals is the first of all.
-        bound: the largest distance outside; `rival`: the first index that has it.
-        most: picks still wanted.
+    Around the mean is exact; the rows as they are need no copy, and will do when near the origin.
 
-    Returns:
-        picks (indices of rows) and the squared distance each had when picked.
+    Raises:
+        ValueError: rows with NaN or infinite values.
     """
-    norms = (shifted * shifted).sum(1)
-    gram = shifted @ shifted.T
-    current = distances.clone()
-    picks, values = [], []
-    while most > 0:
-        steps = min(CHUNK, most)
-        at, value = _steps(gram, norms, current, steps)
-        holds = (value > bound) | ((value == bound) & (members[at] < rival))
-        holds &= value > CHOSEN
-        valid = int(holds.int().cumprod(0).sum())
-        picks.append(members[at[:valid]])
-        values.append(value[:valid])
-        most -= valid
-        if valid < steps:
-            break
-    return torch.cat(picks), torch.cat(values)
+    seen = rows.each(_seen)
+    sums, largest, squares = (
+        torch.stack([values[i].to(rows.lead) for values in seen]) for i in range(3)
+    )
+    mean = sums.sum(0) / len(rows)
+    if not torch.isfinite(mean).all():
+        _refuse(rows)
+    frame = Frame.around(mean.float(), largest.amax().float())
+    offset = mean.square().sum()
+    around = squares.sum() / len(rows) - offset
+    if not offset <= FAR_OFF * around or (uses_kernels(frame.origin) and rows.dtype not in HALVES):
+        return frame, frame
+    plain = Frame.as_it_is(rows.dim, rows.lead)
+    return plain if uses_kernels(frame.origin) else frame, plain
 
 
-def _steps(gram: Tensor, norms: Tensor, current: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """`steps` farthest-first picks; nothing here waits for the device. Updates `current`."""
-    at = torch.empty(steps, dtype=torch.int64, device=gram.device)
-    value = torch.empty(steps, dtype=gram.dtype, device=gram.device)
-    for step in range(steps):
-        torch.max(current, 0, out=(value[step], at[step]))
-        pick = at[step : step + 1]
-        to_pick = (norms + norms[pick]).sub_(gram[pick].squeeze(0), alpha=2).clamp_(min=0)
-        torch.minimum(current, to_pick, out=current)
-        current[pick] = CHOSEN
-    return at, value
+def _seen(shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
+    """Column sums [D], the largest magnitude, and the sum of squares of a shard's rows."""
+    sums, largest, squares = [], [], []
+    for _, tile in shard.tiles(shard.scratch):
+        sums.append(tile.sum(0, dtype=torch.float32 if tile.is_cuda else torch.float64).double())
+        low, high = torch.aminmax(tile)
+        largest.append(torch.maximum(-low, high).double())
+        squares.append(_square(tile))
+    return torch.stack(sums).sum(0), torch.stack(largest).amax(), torch.stack(squares).sum()
 
 
-def _working_set_size(rows: int) -> int:
-    """Rows of the working set: large enough for long blocks, small beside one update pass."""
-    return max(256, min(2048, rows // 32))
+def _square(rows: Tensor) -> Tensor:
+    """Sum of squares, in float64."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return torch.linalg.vector_norm(rows, dtype=wide).double().square()
 
 
-def _mean(rows: Tensor) -> Tensor:
-    sums = [rows[part].double().sum(0) for part in tiles(len(rows), TILE_ROWS)]
-    return torch.stack(sums).sum(0) / len(rows)
+def _refuse(rows: Shards) -> None:
+    counts = rows.each(
+        lambda shard: sum(
+            int((~torch.isfinite(tile).all(1)).sum()) for _, tile in shard.tiles(shard.scratch)
+        )
+    )
+    if sum(counts):
+        raise ValueError(f"{sum(counts)} of {len(rows)} rows hold NaN or infinite values")
 
 
-def _norms(rows: Tensor, centre: Tensor) -> Tensor:
-    parts = (rows[part].to(centre.dtype) - centre for part in tiles(len(rows), TILE_ROWS))
-    return torch.cat([(x * x).sum(1) for x in parts])
+def _working_set_size(rows: Shards) -> int:
+    """Rows of the working set: enough for long blocks, its Gram matrix small beside the rows."""
+    if rows.lead.type == "cpu":
+        return max(256, min(2048, len(rows) // 32))
+    room = (len(rows) * rows.dim) ** 0.5 / 5  # a Gram matrix of 4 % of the rows
+    return int(max(512, min(4096, room)))
 
 
 def _check_shape(features: Rows, target_size: int) -> None:
@@ -269,14 +346,10 @@ def _check_shape(features: Rows, target_size: int) -> None:
 def _as_tensor(features: Rows) -> Tensor:
     """The rows as a tensor that shares their memory where it can; nothing writes to it."""
     if isinstance(features, Tensor):
-        return features.detach()
-    return torch.from_numpy(np.require(features, None, ["C", "W"]))
-
-
-def _check_finite(rows: Tensor) -> None:
-    bad = sum(int((~torch.isfinite(rows[p]).all(1)).sum()) for p in tiles(len(rows), TILE_ROWS))
-    if bad:
-        raise ValueError(f"{bad} of {len(rows)} rows hold NaN or infinite values")
+        return features.detach().contiguous()
+    with warnings.catch_warnings():  # of memory that is not writable: a file mapped read-only
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(np.ascontiguousarray(features))
 
 
 def _indices_like(features: Rows, indices: np.ndarray) -> Rows:

@@ -1,18 +1,16 @@
-"""Distance and index of the closest row: the one place where N x M distances are formed.
+"""Squared distance and index of the closest row.
 
-Distances come from one matrix product a tile and never exist as a whole. Rows are taken relative
-to the mean of the set searched, which keeps the cancellation in |q|^2 - 2 q.c + |c|^2 small, and
-the distance to the row found is then computed again by difference, so that a row's distance to
-its own copy is exactly zero.
+Closest by matrix products, tile by tile, never N x M at once; the distance to the row found is
+then computed again by difference, so that a row's distance to its own copy is exactly zero.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-TILE_ROWS = 4096
-TILE_COLUMNS = 1024
+from src.models.products import HALVES, Centres, Frame, tiles, uses_kernels
+
+CHUNK_ROWS = 16384  # rows made ready at a time
+QUERIES = 65536  # queries whose results by tile of rows are held at a time
 REFINED_ROWS = 1024
 
 
@@ -36,59 +34,62 @@ def nearest(queries: Tensor, rows: Tensor, without: Tensor | None = None) -> tup
         raise ValueError(
             f"nearest: queries have {queries.shape[1]} dimensions, rows {rows.shape[1]}"
         )
-    centre = rows.float().mean(0)
-    distances = torch.empty(len(queries), dtype=torch.float32, device=queries.device)
-    indices = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
-    for part in tiles(len(queries), TILE_ROWS):
-        shifted = queries[part].float() - centre
-        _, found = closest(shifted, rows, centre, without)
-        indices[part] = found
-        distances[part] = difference(queries[part], rows, found)
+    queries, rows = _ready(queries), _ready(rows)
+    best = torch.full((len(queries),), -torch.inf, device=queries.device)
+    indices = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    if not len(queries):
+        return best, indices
+    frame = _frame(queries, rows)
+    for chunk in tiles(len(rows), CHUNK_ROWS):
+        centres = Centres(rows[chunk], frame, None if without is None else without[chunk])
+        for part in tiles(len(queries), QUERIES):
+            affinity, at = centres.closest(queries[part])
+            closer = affinity > best[part]
+            best[part] = torch.where(closer, affinity, best[part])
+            indices[part] = torch.where(closer, at + chunk.start, indices[part])
+    distances = difference(queries, rows, indices)
     if without is not None and without.all():
         distances.fill_(torch.inf)
     return distances, indices
 
 
-def closest(
-    shifted: Tensor, rows: Tensor, centre: Tensor, without: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Index of the closest row and its distance without the query's own norm, by matrix product.
+def difference(
+    queries: Tensor,
+    rows: Tensor,
+    index: Tensor,
+    picked: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Squared distance of each query to rows[index], by difference: [n].
 
     Args:
-        shifted: queries minus `centre` [T, D] in the dtype to compute in.
-        rows: [N, D], not shifted.
-        centre: [D].
-        without: [N] bool, true for rows to leave out.
-
-    Returns:
-        |c|^2 - 2 q.c of the closest row [T] (relative to the centre), and its index [T].
+        queries: [M, D]; of these, those at `picked` [n] where that is given.
+        index: [n] int64.
+        dtype: to compute in.
     """
-    best = torch.full((len(shifted),), torch.inf, dtype=shifted.dtype, device=shifted.device)
-    index = torch.zeros(len(shifted), dtype=torch.int64, device=shifted.device)
-    for part in tiles(len(rows), TILE_COLUMNS):
-        block = rows[part].to(shifted.dtype) - centre
-        halves = torch.addmm((block * block).sum(1)[None] / 2, shifted, block.T, alpha=-1)
-        if without is not None:
-            halves[:, without[part]] = torch.inf
-        least, at = halves.min(1)
-        closer = least < best
-        best = torch.where(closer, least, best)
-        index = torch.where(closer, at + part.start, index)
-    return best.mul_(2), index
+    if uses_kernels(queries) and dtype == torch.float32:
+        from src.models import kernels
 
-
-def difference(
-    queries: Tensor, rows: Tensor, index: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Squared distance of each query [M, D] to rows[index] [M, D], by difference: [M]."""
-    out = torch.empty(len(queries), dtype=dtype, device=queries.device)
-    for part in tiles(len(queries), REFINED_ROWS):
-        gap = queries[part].to(dtype) - rows[index[part]].to(dtype)
+        return kernels.difference(queries, picked, rows, index)
+    out = torch.empty(len(index), dtype=dtype, device=queries.device)
+    for part in tiles(len(index), REFINED_ROWS):
+        query = queries[part] if picked is None else queries[picked[part]]
+        gap = query.to(dtype) - rows[index[part]].to(dtype)
         out[part] = (gap * gap).sum(1)
     return out
 
 
-def tiles(length: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` that cover range(length)."""
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))
+def _ready(rows: Tensor) -> Tensor:
+    """Rows in a dtype and layout that products take."""
+    known = rows.dtype == torch.float32 or rows.dtype in HALVES
+    return (rows if known else rows.float()).contiguous()
+
+
+def _frame(queries: Tensor, rows: Tensor) -> Frame:
+    origin = rows.mean(0, dtype=torch.float32)
+    return Frame.around(origin, torch.maximum(_largest(queries), _largest(rows)))
+
+
+def _largest(rows: Tensor) -> Tensor:
+    low, high = torch.aminmax(rows)
+    return torch.maximum(-low, high).float()

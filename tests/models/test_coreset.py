@@ -83,7 +83,7 @@ def test_single_precision_picks_as_double_on_generic_rows(
     kind, working_set, random_state, monkeypatch
 ):
     monkeypatch.setattr(coreset, "SMALL", 0)
-    monkeypatch.setattr(coreset, "TILE_ROWS", 100)
+    monkeypatch.setattr(coreset, "STRETCH_BYTES", 3200)
     rows = (5 + KINDS[kind](random_state, n=500, d=24)).astype(np.float32)
     target = distinct(rows) // 2
     chosen = farthest_first(rows, target, working_set=working_set)

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.models import nearest as kernel
+from src.models import nearest as search
+from src.models import products
 from src.models.nearest import nearest, tiles
 
 
@@ -20,9 +21,11 @@ def normal(*shape, seed=0, dtype=torch.float32):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(kernel, "TILE_ROWS", 7)
-    monkeypatch.setattr(kernel, "TILE_COLUMNS", 5)
-    monkeypatch.setattr(kernel, "REFINED_ROWS", 3)
+    monkeypatch.setattr(products, "TILE_ROWS", 7)
+    monkeypatch.setattr(products, "TILE_CENTRES", 5)
+    monkeypatch.setattr(search, "CHUNK_ROWS", 17)
+    monkeypatch.setattr(search, "QUERIES", 11)
+    monkeypatch.setattr(search, "REFINED_ROWS", 3)
 
 
 @pytest.mark.usefixtures("small_tiles")
