@@ -9,6 +9,8 @@ one the plain algorithm makes.
 
 In one block few rows come closer. A product whose error is bounded finds those that may have
 (`Centres.rough`: on a GPU one of half precision), and only they are then looked at exactly.
+
+Rows that fit a processor's cache gain nothing by blocks: `one_by_one` picks from those.
 """
 
 import warnings
@@ -22,16 +24,18 @@ from torch import Tensor
 
 from src.models.copies import copies
 from src.models.nearest import difference
-from src.models.products import HALVES, Centres, Frame, uses_kernels
+from src.models.one_by_one import one_by_one
+from src.models.products import HALVES, Centres, Frame, tiles, uses_kernels
 from src.models.shards import Shard, Shards, side_by_side
 from src.models.working_set import CHOSEN, pick_inside
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 Progress = Callable[[int, int], None]
 
-SMALL = 2**31  # multiply-adds below which distances are computed in float64
+IN_CACHE = 2**22  # values up to which rows are worked on pick by pick
 STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
 PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
+SUMMED_ROWS = 8192
 FAR_OFF = 16.0  # |mean|^2 over the mean square around it, above which halves are not used as given
 
 
@@ -100,21 +104,38 @@ def farthest_first(
             devices, it changes the time, and the picks only where distances tie to rounding.
     """
     _check_shape(features, target_size)
-    rows = Shards(_as_tensor(features), [torch.device(d) for d in devices] if devices else None)
-    start = int(np.random.default_rng(seed).integers(len(rows)))
-    race = _Race(rows, start, target_size)
-    size = working_set or _working_set_size(rows)
-    while race.count < race.target:
-        race.run_block(size)
+    given = _as_tensor(features)
+    start = int(np.random.default_rng(seed).integers(len(given)))
+    if given.numel() <= IN_CACHE:
+        coreset = _pick_by_pick(given.cpu(), start, target_size)
         if progress:
-            progress(race.count, race.target)
-    if race.distinct < target_size:
+            progress(len(coreset.indices), len(coreset.indices))
+    else:
+        rows = Shards(given, [torch.device(d) for d in devices] if devices else None)
+        race = _Race(rows, start, target_size)
+        size = working_set or _working_set_size(rows)
+        while race.count < race.target:
+            race.run_block(size)
+            if progress:
+                progress(race.count, race.target)
+        coreset = race.result()
+    if coreset.distinct < target_size:
         warnings.warn(
-            f"{target_size} rows were asked for but only {race.distinct} of {len(rows)} are "
+            f"{target_size} rows were asked for but only {coreset.distinct} of {len(given)} are "
             "distinct: the coreset holds those",
             stacklevel=3,
         )
-    return race.result()
+    return coreset
+
+
+def _pick_by_pick(rows: Tensor, start: int, target: int) -> Coreset:
+    finite = torch.isfinite(rows).all(1)
+    _refuse(len(rows) - int(finite.sum()), len(rows))
+    repeated = copies(Shards(rows), start)
+    distinct = len(rows) - len(repeated)
+    wide = rows.double() if rows.dtype == torch.bfloat16 else rows  # which arrays do not have
+    picks, squared = one_by_one(wide.numpy(), start, repeated.numpy(), min(target, distinct))
+    return Coreset(picks, np.sqrt(squared).astype(np.float32), distinct)
 
 
 class _Race:
@@ -122,11 +143,7 @@ class _Race:
 
     def __init__(self, rows: Shards, start: int, target: int) -> None:
         self.rows, self.lead = rows, rows.lead
-        small = len(rows) * target * rows.dim < SMALL
-        self.dtype = torch.float64 if small else torch.float32
         exact, rough = _frames(rows)
-        if small:  # no need to centre: it would only spoil the ties of whole-numbered features
-            exact = Frame.as_it_is(rows.dim, rows.lead).to(torch.float64)
         self.exact = exact
         self.runners = rows.each(
             lambda shard: _Runners(shard, exact.on(shard.device), rough.on(shard.device))
@@ -136,17 +153,17 @@ class _Race:
         self.target = min(target, self.distinct)
         self.picks = torch.empty(self.target, dtype=torch.int64, device=self.lead)
         # farthest[t]: squared distance of pick t to the picks before it, when it was picked
-        self.farthest = torch.empty(self.target, dtype=self.dtype, device=self.lead)
+        self.farthest = torch.empty(self.target, device=self.lead)
         self.count = 0
         self._leave(repeated)
-        infinite = torch.full((1,), torch.inf, dtype=self.dtype, device=self.lead)
+        infinite = torch.full((1,), torch.inf, device=self.lead)
         self._accept(torch.tensor([start], device=self.lead), infinite)
 
     def run_block(self, size: int) -> None:
         """Pick inside one working set as long as it must hold the farthest row; then update."""
         members, distances, bound, rival = self._working_set(size)
         at, values = pick_inside(
-            self.rows.take(members).to(self.dtype) - self.exact.origin,
+            self.rows.take(members).float() - self.exact.origin,
             distances,
             members,
             bound,
@@ -211,10 +228,9 @@ class _Runners:
 
     def __init__(self, shard: Shard, exact: Frame, rough: Frame) -> None:
         self.shard, self.exact, self.rough = shard, exact, rough
-        self.dtype = exact.origin.dtype
         measured = [self.rough.lengths(tile) for _, tile in shard.tiles(shard.scratch)]
         self.lengths, self.lost = (torch.cat(values) for values in zip(*measured, strict=True))
-        self.distances = torch.full((len(shard),), torch.inf, dtype=self.dtype, device=shard.device)
+        self.distances = torch.full((len(shard),), torch.inf, device=shard.device)
 
     def ahead(self, size: int) -> tuple[Tensor, Tensor]:
         """The `size` rows of largest distance still in the race, the first of equals.
@@ -240,10 +256,10 @@ class _Runners:
             current = self.distances[part]
             if all_closer:
                 _, at = exact.closest(rows)
-                torch.minimum(current, difference(rows, picks, at, None, self.dtype), out=current)
+                torch.minimum(current, difference(rows, picks, at), out=current)
             else:
                 picked, at = self._suspects(rows, part, rough, exact)
-                to_pick = difference(rows, picks, at, picked, self.dtype)
+                to_pick = difference(rows, picks, at, picked)
                 current.scatter_reduce_(0, picked, to_pick, "amin")
 
     def _suspects(
@@ -260,7 +276,7 @@ class _Runners:
         needed = (lengths.square() - self.distances[part] * self.rough.scale.square()) / 2
         affinity, at = rough.rough(rows)
         tile, picked = torch.nonzero(affinity > needed - rough.error(lengths, lost), as_tuple=True)
-        if at is not None and self.dtype == torch.float32:
+        if at is not None:
             return picked, at[tile, picked]
         return picked, exact.closest_in_tile(rows, picked, tile)
 
@@ -284,7 +300,12 @@ def _frames(rows: Shards) -> tuple[Frame, Frame]:
     )
     mean = sums.sum(0) / len(rows)
     if not torch.isfinite(mean).all():
-        _refuse(rows)
+        bad = rows.each(
+            lambda shard: sum(
+                int((~torch.isfinite(tile).all(1)).sum()) for _, tile in shard.tiles(shard.scratch)
+            )
+        )
+        _refuse(sum(bad), len(rows))
     frame = Frame.around(mean.float(), largest.amax().float())
     offset = mean.square().sum()
     around = squares.sum() / len(rows) - offset
@@ -295,36 +316,26 @@ def _frames(rows: Shards) -> tuple[Frame, Frame]:
 
 
 def _seen(shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
-    """Column sums [D], the largest magnitude, and the sum of squares of a shard's rows."""
-    sums, largest, squares = [], [], []
-    for _, tile in shard.tiles(shard.scratch):
-        sums.append(tile.sum(0, dtype=torch.float32 if tile.is_cuda else torch.float64).double())
-        low, high = torch.aminmax(tile)
-        largest.append(torch.maximum(-low, high).double())
-        squares.append(_square(tile))
-    return torch.stack(sums).sum(0), torch.stack(largest).amax(), torch.stack(squares).sum()
+    """Column sums [D], the largest length, and the sum of squares of a shard's rows."""
+    sums, lengths = [], []
+    as_it_is = Frame.as_it_is(shard.dim, shard.device)
+    for _, stretch in shard.tiles(shard.scratch):
+        lengths.append(as_it_is.lengths(stretch)[0].double())
+        for part in tiles(len(stretch), SUMMED_ROWS):
+            sums.append(stretch[part].sum(0, dtype=torch.float32).double())
+    each = torch.cat(lengths)
+    return torch.stack(sums).sum(0), each.max(), each.square().sum()
 
 
-def _square(rows: Tensor) -> Tensor:
-    """Sum of squares, in float64."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    return torch.linalg.vector_norm(rows, dtype=wide).double().square()
-
-
-def _refuse(rows: Shards) -> None:
-    counts = rows.each(
-        lambda shard: sum(
-            int((~torch.isfinite(tile).all(1)).sum()) for _, tile in shard.tiles(shard.scratch)
-        )
-    )
-    if sum(counts):
-        raise ValueError(f"{sum(counts)} of {len(rows)} rows hold NaN or infinite values")
+def _refuse(bad: int, of: int) -> None:
+    if bad:
+        raise ValueError(f"{bad} of {of} rows hold NaN or infinite values")
 
 
 def _working_set_size(rows: Shards) -> int:
     """Rows of the working set: enough for long blocks, its Gram matrix small beside the rows."""
     if rows.lead.type == "cpu":
-        return max(256, min(2048, len(rows) // 32))
+        return max(512, min(1024, len(rows) // 32))
     room = (len(rows) * rows.dim) ** 0.5 / 5  # a Gram matrix of 4 % of the rows
     return int(max(512, min(4096, room)))
 

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# do_not_specialize: sizes that change from call to call shall not have a kernel each
+
 # How rows become operands of a half-precision product
 AS_THEY_ARE = 0  # rows that are in half precision already
 ROUNDED = 1  # one product of the rows rounded to half precision
@@ -59,7 +61,7 @@ def _products(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "centres"])
 def _affinity(
     rows, origin, scale, high, low, half_norms, best, at, n, centres, dim,
     OPERANDS: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
@@ -87,7 +89,7 @@ def _affinity(
         tl.store(best + out, tl.max(total, 1), mask=m < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "centres", "tiles"])
 def _affinity_in_tile(
     rows, picked, counts, tiles, origin, scale, high, low, half_norms, best, at, n, centres, dim,
     OPERANDS: tl.constexpr, EVEN: tl.constexpr, TILE: tl.constexpr, LANES: tl.constexpr,
@@ -169,7 +171,7 @@ def _keys(rows, weights, keys, dim, BITS: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(keys + i, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most"])
 def _pick(
     gram, norms, distances, bound, rival, picks, values, count, most, size, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -261,7 +263,7 @@ def affinity_in_tile(
         _affinity_in_tile[((n // shape["BM"] + len(counts)) * sides,)](
             rows, picked, counts, len(counts), origin, scale, high, low, half_norms, best, at,
             n, len(high), dim, OPERANDS=operands, EVEN=dim % shape["BK"] == 0, TILE=tile,
-            LANES=triton.next_power_of_2(len(counts)), **shape,
+            LANES=max(16, triton.next_power_of_2(len(counts))), **shape,
         )  # fmt: skip
     return _best_tile(best, at)
 

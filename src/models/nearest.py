@@ -54,27 +54,22 @@ def nearest(queries: Tensor, rows: Tensor, without: Tensor | None = None) -> tup
 
 
 def difference(
-    queries: Tensor,
-    rows: Tensor,
-    index: Tensor,
-    picked: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
+    queries: Tensor, rows: Tensor, index: Tensor, picked: Tensor | None = None
 ) -> Tensor:
-    """Squared distance of each query to rows[index], by difference: [n].
+    """Squared distance of each query to rows[index], by difference: [n] float32.
 
     Args:
         queries: [M, D]; of these, those at `picked` [n] where that is given.
         index: [n] int64.
-        dtype: to compute in.
     """
-    if uses_kernels(queries) and dtype == torch.float32:
+    if uses_kernels(queries):
         from src.models import kernels
 
         return kernels.difference(queries, picked, rows, index)
-    out = torch.empty(len(index), dtype=dtype, device=queries.device)
+    out = torch.empty(len(index), device=queries.device)
     for part in tiles(len(index), REFINED_ROWS):
         query = queries[part] if picked is None else queries[picked[part]]
-        gap = query.to(dtype) - rows[index[part]].to(dtype)
+        gap = query.float() - rows[index[part]].float()
         out[part] = (gap * gap).sum(1)
     return out
 

@@ -42,9 +42,9 @@ class Frame:
     @classmethod
     def around(cls, origin: Tensor, largest: Tensor) -> "Frame":
         """A frame for rows whose values are at most `largest` in magnitude."""
-        scale = torch.ones((), dtype=origin.dtype, device=origin.device)
+        scale = torch.ones((), device=origin.device)
         if uses_kernels(origin):
-            reach = (largest.to(origin.dtype) + origin.abs().max()).clamp(1e-30, 1e30)
+            reach = (largest + origin.abs().max()).clamp(1e-30, 1e30)
             scale = torch.exp2(14 - torch.ceil(torch.log2(reach)))  # values up to 2^14 of 2^16
         return cls(origin, scale)
 
@@ -57,13 +57,9 @@ class Frame:
         """The same frame on another device."""
         return Frame(self.origin.to(device), self.scale.to(device), self.plain)
 
-    def to(self, dtype: torch.dtype) -> "Frame":
-        """The same frame in another precision."""
-        return Frame(self.origin.to(dtype), self.scale.to(dtype), self.plain)
-
     def place(self, rows: Tensor) -> Tensor:
-        """Rows in this frame, in its precision."""
-        rows = rows.to(self.origin.dtype)
+        """Rows in this frame, in float32."""
+        rows = rows.float()
         return rows if self.plain else (rows - self.origin) * self.scale
 
     def lengths(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,14 +93,13 @@ class Centres:
         self.longest, self.most_lost = squares.max().sqrt(), squares.new_zeros(())
         if without is not None:
             self.half_norms[without] = torch.inf
-        self.tile = TILE_CENTRES
-        if uses_kernels(rows.new_empty(0, dtype=torch.float32)):
-            from src.models import kernels
+        if not uses_kernels(rows):
+            self.rows, self.tile = placed, TILE_CENTRES
+            return
+        from src.models import kernels
 
-            self.tile = kernels.tile_centres(rows.device)
-        if not uses_kernels(placed):
-            self.rows = placed
-        elif frame.plain:
+        self.tile = kernels.tile_centres(rows.device)
+        if frame.plain:
             self.high = self.low = rows.contiguous()
         else:
             self.high = placed.half()
@@ -123,7 +118,7 @@ class Centres:
             queries: [M, D], not placed.
 
         Returns:
-            [M] of the frame's precision, and [M] int64.
+            [M] float32, and [M] int64.
         """
         if uses_kernels(self.half_norms):
             from src.models import kernels
@@ -244,7 +239,7 @@ def tiles(length: int, size: int) -> Iterator[slice]:
 
 def uses_kernels(rows: Tensor) -> bool:
     """Whether products of these rows run in our GPU kernels."""
-    return rows.is_cuda and rows.dtype != torch.float64 and _has_triton()
+    return rows.is_cuda and _has_triton()
 
 
 @functools.cache

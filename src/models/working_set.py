@@ -1,11 +1,14 @@
 """The inner loop of farthest-first selection: picks inside a working set, from its Gram matrix."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from src.models.products import product, uses_kernels
 
-CHUNK = 64  # picks between two looks at whether the working set still holds the farthest row
+Floats = npt.NDArray[np.float32]
+
 CHOSEN = -1.0  # the distance that marks a row as out of the race: picked, or a copy of another
 
 
@@ -31,35 +34,28 @@ def pick_inside(
         from src.models import kernels
 
         return kernels.pick(gram, norms, distances, bound, before_rival, most)
-    return _pick(gram, norms, distances.clone(), bound, before_rival, most)
+    gram_, norms_, distances_ = (each.cpu().numpy() for each in (gram, norms, distances))
+    at, value = _pick(gram_, norms_, distances_, float(bound), int(before_rival), most)
+    return torch.as_tensor(at, device=rows.device), torch.as_tensor(value, device=rows.device)
 
 
 def _pick(
-    gram: Tensor, norms: Tensor, current: Tensor, bound: Tensor, before_rival: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
+    gram: Floats, norms: Floats, distances: Floats, bound: float, before_rival: int, most: int
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    current, to_pick = distances.copy(), np.empty_like(distances)
     picks, values = [], []
-    while most > 0:
-        steps = min(CHUNK, most)
-        at, value = _steps(gram, norms, current, steps)
-        holds = (value > bound) | ((value == bound) & (at < before_rival))
-        holds &= value > CHOSEN
-        valid = int(holds.int().cumprod(0).sum())
-        picks.append(at[:valid])
-        values.append(value[:valid])
-        most -= valid
-        if valid < steps:
+    for _ in range(most):
+        at = int(current.argmax())  # the first of equals
+        value = current[at]
+        holds = value > bound or (value == bound and at < before_rival)
+        if not holds or value <= CHOSEN:
             break
-    return torch.cat(picks), torch.cat(values)
-
-
-def _steps(gram: Tensor, norms: Tensor, current: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """`steps` farthest-first picks; nothing here waits for the device. Updates `current`."""
-    at = torch.empty(steps, dtype=torch.int64, device=gram.device)
-    value = torch.empty(steps, dtype=gram.dtype, device=gram.device)
-    for step in range(steps):
-        torch.max(current, 0, out=(value[step], at[step]))
-        pick = at[step : step + 1]
-        to_pick = (norms + norms[pick]).sub_(gram[pick].squeeze(0), alpha=2).clamp_(min=0)
-        torch.minimum(current, to_pick, out=current)
-        current[pick] = CHOSEN
-    return at, value
+        picks.append(at)
+        values.append(value)
+        np.multiply(gram[at], -2, out=to_pick)
+        to_pick += norms
+        to_pick += norms[at]
+        np.maximum(to_pick, 0, out=to_pick)
+        np.minimum(current, to_pick, out=current)
+        current[at] = CHOSEN
+    return np.array(picks, dtype=np.int64), np.array(values, dtype=distances.dtype)

@@ -60,11 +60,19 @@ def test_picks_and_radii_are_those_of_the_plain_loop(kind, dtype, as_given, rand
     np.testing.assert_allclose(chosen.radii, radii, rtol=1e-5, atol=1e-5)
 
 
-@given(st.integers(1, 90), st.integers(1, 80), st.sampled_from(sorted(KINDS)), st.integers(0, 9))
-def test_the_working_set_changes_the_time_and_never_the_picks(working_set, target, kind, seed):
-    rows = KINDS[kind](np.random.default_rng(seed), n=120)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 80),
+    st.sampled_from(["generic", "duplicated"]),
+    st.sampled_from([np.float32, np.float16]),
+    st.integers(0, 9),
+)
+def test_the_working_set_changes_the_time_and_never_the_picks(size, target, kind, dtype, seed):
+    rows = KINDS[kind](np.random.default_rng(seed), n=120).astype(dtype)
     target = min(target, distinct(rows))
-    chosen = farthest_first(rows, target, seed, working_set=working_set)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreset, "IN_CACHE", 0)
+        chosen = farthest_first(rows, target, seed, working_set=size)
     picks, radii = plain_farthest_first(rows, target, seed)
     np.testing.assert_array_equal(chosen.indices, picks)
     np.testing.assert_allclose(chosen.radii, radii, rtol=1e-5, atol=1e-5)
@@ -82,7 +90,7 @@ def test_of_equally_far_rows_the_first_is_picked(seed, d, dtype):
 def test_single_precision_picks_as_double_on_generic_rows(
     kind, working_set, random_state, monkeypatch
 ):
-    monkeypatch.setattr(coreset, "SMALL", 0)
+    monkeypatch.setattr(coreset, "IN_CACHE", 0)
     monkeypatch.setattr(coreset, "STRETCH_BYTES", 3200)
     rows = (5 + KINDS[kind](random_state, n=500, d=24)).astype(np.float32)
     target = distinct(rows) // 2
@@ -92,12 +100,12 @@ def test_single_precision_picks_as_double_on_generic_rows(
     np.testing.assert_allclose(chosen.radii, radii, rtol=3e-6)
 
 
-@pytest.mark.parametrize("small", [0, coreset.SMALL])
+@pytest.mark.parametrize("in_cache", [0, coreset.IN_CACHE])
 @given(seed=st.integers(0, 99), kind=st.sampled_from(sorted(KINDS)), target=st.integers(2, 60))
-def test_reported_radii_never_grow_and_are_the_measured_ones(small, seed, kind, target):
+def test_reported_radii_never_grow_and_are_the_measured_ones(in_cache, seed, kind, target):
     rows = KINDS[kind](np.random.default_rng(seed), n=100).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coreset, "SMALL", small)
+        patch.setattr(coreset, "IN_CACHE", in_cache)
         chosen = farthest_first(rows, min(target, distinct(rows)), seed, working_set=8)
     wide = rows.astype(np.float64)
     gaps = np.linalg.norm(wide[:, None] - wide[chosen.indices], axis=2)  # [N, k]
