@@ -102,7 +102,8 @@ class Settings(BaseModel):
     model_coreset_percentage: float = _key("model.coreset-percentage", gt=0, le=1)
     # b of the score's re-weighting; 1: off
     model_neighbors: int = _key("model.neighbors", ge=1)
-    model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=1)
+    # that features may take while a client selects; 0: 2048 on a CPU, 60 % of a GPU's free memory
+    model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=0)
 
     # rows a client sends, as a multiple of its share of the budget
     merge_oversample: float = _key("merge.oversample", ge=1)

@@ -60,7 +60,7 @@ def build_model(settings: Settings) -> PatchCore:
             crop=settings.data_crop or None,
             neighbors=settings.model_neighbors,
             seed=settings.seed,
-            memory_limit=settings.model_memory_limit_mb * 2**20,
+            memory_limit=settings.model_memory_limit_mb * 2**20 or None,
             cache=settings.cache,
         )
     except ValueError as error:

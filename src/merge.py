@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from src.client import ClientBank
 from src.models.coreset import Progress, farthest_first
+from src.models.shards import devices_for
 
 
 class BankRefused(ValueError):
@@ -64,7 +66,10 @@ def check_bank(bank: ClientBank, dim: int) -> None:
 
 
 def merge_banks(
-    banks: Mapping[int, ClientBank], seed: int = 42, progress: Progress | None = None
+    banks: Mapping[int, ClientBank],
+    seed: int = 42,
+    progress: Progress | None = None,
+    device: torch.device | None = None,
 ) -> MergedBank:
     """Merge checked banks; the result depends on who sent what, not on who was first.
 
@@ -72,11 +77,13 @@ def merge_banks(
         banks: client number -> bank.
         seed: start of the selection.
         progress: called with (rows picked, budget).
+        device: where to select; None for the GPUs of this machine, or its CPU.
     """
     ordered = [banks[client] for client in sorted(banks)]
     union = np.concatenate([bank.features for bank in ordered])
     budget = sum(bank.share for bank in ordered)
-    chosen = farthest_first(union, budget, seed, progress=progress)
+    devices = devices_for(union.size, device)
+    chosen = farthest_first(union, budget, seed, devices=devices, progress=progress)
     radius = float(chosen.radii[-1])
     bound = max(bank.radius for bank in ordered) + radius
     return MergedBank(union[chosen.indices], radius, bound)
@@ -111,5 +118,6 @@ def aggregate_client_features(
     with warnings.catch_warnings():
         if target_size is None:  # rows that repeat are expected to go
             warnings.simplefilter("ignore")
-        chosen = farthest_first(union, len(union) if target_size is None else target_size, seed)
+        target = len(union) if target_size is None else target_size
+        chosen = farthest_first(union, target, seed, devices=devices_for(union.size))
     return union[chosen.indices]

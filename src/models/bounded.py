@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from src.models.coreset import Progress, farthest_first
+from src.models.shards import devices_for, free_memory
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,23 @@ class BoundedRows:
     """Rows held for one selection. When they outgrow the bound, greedy selection halves them.
 
     Args:
-        limit: bytes the held rows may take.
+        limit: bytes the held rows may take; None for 2 GiB on a CPU, and on a GPU for 60 % of
+            the memory that is free when the first rows come.
         seed: start rows of the selections.
-        device: where selections run.
+        device: where rows are held and selections run.
+        expected: rows that will come, as far as is known: what room to make at first.
     """
 
-    def __init__(self, limit: int, seed: int, device: torch.device | str = "cpu") -> None:
-        self.limit, self.seed, self.device = limit, seed, device
-        self.rows: Tensor | None = None  # [capacity, D]; pages of it are touched as rows come
+    def __init__(
+        self,
+        limit: int | None,
+        seed: int,
+        device: torch.device | str = "cpu",
+        expected: int | None = None,
+    ) -> None:
+        self.seed, self.device, self.expected = seed, torch.device(device), expected
+        self.limit = _limit(self.device) if limit is None else limit
+        self.rows: Tensor | None = None  # [capacity, D]
         self.held = self.seen = 0
         self.slack = 0.0  # covering radius of everything seen by what is held
 
@@ -49,9 +59,8 @@ class BoundedRows:
         Raises:
             ValueError: another dimension or dtype than before, or a bound too small for two rows.
         """
-        rows = rows.cpu()
         if self.rows is None:
-            self.rows = self._allocate(rows)
+            self.rows = self._room(rows, self.expected or 4 * len(rows))
         if rows.shape[1] != self.rows.shape[1] or rows.dtype != self.rows.dtype:
             raise ValueError(
                 f"rows are {rows.dtype} of {rows.shape[1]} dimensions, "
@@ -60,7 +69,7 @@ class BoundedRows:
         self.seen += len(rows)
         while len(rows):
             if self.held == len(self.rows):
-                self._reduce(self.rows)
+                self._grow(self.rows)
             fits = min(len(rows), len(self.rows) - self.held)
             self.rows[self.held : self.held + fits] = rows[:fits]
             self.held += fits
@@ -79,17 +88,33 @@ class BoundedRows:
                 "a bank of %d rows does not fit the memory bound of %.0f MB: it holds %d",
                 target, self.limit / 2**20, self.held,
             )  # fmt: skip
-        held = self.rows[: self.held].to(self.device)
-        chosen = farthest_first(held, min(target, self.held), self.seed, progress=progress)
+        held = self.rows[: self.held]
+        chosen = farthest_first(
+            held,
+            min(target, self.held),
+            self.seed,
+            devices=devices_for(held.numel(), self.device),
+            progress=progress,
+        )
         picks = torch.as_tensor(chosen.indices, device=held.device)
         radii = torch.as_tensor(chosen.radii) + self.slack
         return Selection(held[picks].cpu(), radii, self.seen)
 
-    def _allocate(self, rows: Tensor) -> Tensor:
+    def _room(self, rows: Tensor, count: int) -> Tensor:
+        """Room for `count` rows like these, as far as the bound allows."""
         capacity = self.limit // (rows.shape[1] * rows.element_size())
         if capacity < 2:
             raise ValueError(f"a memory bound of {self.limit} bytes holds no two rows")
-        return torch.empty(capacity, rows.shape[1], dtype=rows.dtype)
+        shape = (min(capacity, max(2, count)), rows.shape[1])
+        return torch.empty(shape, dtype=rows.dtype, device=self.device)
+
+    def _grow(self, rows: Tensor) -> None:
+        wider = self._room(rows, 2 * len(rows))
+        if len(wider) > len(rows):
+            wider[: self.held] = rows[: self.held]
+            self.rows = wider
+        else:
+            self._reduce(rows)
 
     def _reduce(self, rows: Tensor) -> None:
         with warnings.catch_warnings():  # of rows that repeat: the fewer the better here
@@ -99,3 +124,7 @@ class BoundedRows:
         self.held = len(kept.features)
         rows[: self.held] = kept.features
         log.info("features outgrew the memory bound: reduced to %d rows", self.held)
+
+
+def _limit(device: torch.device) -> int:
+    return int(0.6 * free_memory(device)) if device.type == "cuda" else 2 * 2**30

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from src.models.copies import copies
-from src.models.nearest import difference
+from src.models.nearest import FAR_OFF, difference
 from src.models.one_by_one import one_by_one
 from src.models.products import HALVES, Centres, Frame, tiles, uses_kernels
 from src.models.shards import Shard, Shards, side_by_side
@@ -36,7 +36,6 @@ IN_CACHE = 2**22  # values up to which rows are worked on pick by pick
 STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
 PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
 SUMMED_ROWS = 8192
-FAR_OFF = 16.0  # |mean|^2 over the mean square around it, above which halves are not used as given
 
 
 @dataclass(frozen=True)

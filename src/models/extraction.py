@@ -1,29 +1,30 @@
 """Patch features of a dataset: prepare, run the backbone, one grid of features an image.
 
-On a GPU, images run in batches under autocast, decoded by worker processes. On a CPU, each image
-runs by itself on one thread, several at a time: as quick there, and an image's features are then
-the same to the bit whatever its neighbours in the batch and however many cores there are.
+On a GPU, images run in batches: convolutions in bfloat16, averages in float32, features in half
+precision, while threads decode the next ones. On a CPU, each image runs by itself on one thread,
+several at a time: as quick there, and an image's features are then the same to the bit whatever
+its neighbours in the batch and however many cores there are.
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
 from src.models.features import FeatureExtractor, aggregate_features
 
 Size = tuple[int, int]
+Item = TypeVar("Item")
 Prepared = tuple[Tensor, Size]  # a network input, and the image's size before
 INTERPOLATION = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
@@ -33,7 +34,8 @@ class PatchGrid:
     """Patch features of one image.
 
     Attributes:
-        features: [h, w, C], on the extractor's device (float16 where read from a cache).
+        features: [h, w, C] on the extractor's device: float32 from a CPU, float16 from a GPU and
+            from a cache.
         image_size: (H, W) of the image as it came.
     """
 
@@ -73,19 +75,6 @@ class Preparation:
         return resized, resized if self.crop is None else (self.crop, self.crop)
 
 
-class _Prepared(Dataset):
-    """Items as (network input [3, H', W'], original size); runs in worker processes."""
-
-    def __init__(self, dataset: Any, prepare: Preparation) -> None:
-        self.dataset, self.prepare = dataset, prepare
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> Prepared:
-        return _prepared(self.dataset[i], self.prepare)
-
-
 def extract(
     extractor: FeatureExtractor,
     dataset: Iterable,
@@ -100,17 +89,17 @@ def extract(
     Args:
         extractor: the backbone, on the device to run on.
         dataset: items are images [3, H, W] in [0, 1], or tuples that begin with one. Needs
-            `__len__` and `__getitem__` for worker processes.
+            `__len__` and `__getitem__` for `workers`.
         prepare: resizing and cropping.
         patch_size: side of the averaged neighbourhood.
         batch_size: images a batch on a GPU; images of unequal size go into separate batches.
-        workers: processes that decode and prepare; 0 does it here.
+        workers: threads that decode and prepare; 0 does it here.
+
+    Raises:
+        ValueError: features beyond the range of half precision, on a GPU.
     """
     if workers and hasattr(dataset, "__getitem__"):
-        source = _Prepared(dataset, prepare)
-        items: Iterable[Prepared] = DataLoader(
-            source, batch_size=None, num_workers=workers, collate_fn=_as_it_is
-        )
+        items = _read_ahead(dataset, prepare, workers, 2 * batch_size)
     else:
         items = (_prepared(item, prepare) for item in dataset)
     device = extractor.mean.device
@@ -120,8 +109,22 @@ def extract(
         yield from _on_gpu(extractor, items, patch_size, batch_size, device)
 
 
-def _as_it_is(item: Any) -> Any:
-    return item
+def _read_ahead(dataset: Any, prepare: Preparation, workers: int, ahead: int) -> Iterator[Prepared]:
+    """Items decoded and prepared by threads, in order, at most `ahead` ahead of their use."""
+    with one_thread_each():
+        pool = ThreadPoolExecutor(workers, "decode", torch.set_num_threads, (1,))
+        try:
+            coming = (
+                pool.submit(lambda at: _prepared(dataset[at], prepare), i)
+                for i in range(len(dataset))
+            )
+            waiting = deque(islice(coming, ahead))
+            while waiting:
+                item = waiting.popleft().result()
+                waiting.extend(islice(coming, 1))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _prepared(item: object, prepare: Preparation) -> Prepared:
@@ -131,7 +134,8 @@ def _prepared(item: object, prepare: Preparation) -> Prepared:
 
 def _grids(extractor: FeatureExtractor, images: Tensor, patch_size: int) -> Tensor:
     """[B, 3, H, W] -> [B, h, w, C], on the grid of the first layer."""
-    maps = extractor(images)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+        maps = {layer: x.float() for layer, x in extractor(images).items()}
     size = next(iter(maps.values())).shape[-2:]
     return aggregate_features(maps, tuple(size), patch_size).permute(0, 2, 3, 1).contiguous()
 
@@ -193,21 +197,31 @@ def _on_gpu(
     batch_size: int,
     device: torch.device,
 ) -> Iterator[PatchGrid]:
-    for batch in _batches(items, batch_size):
-        images = torch.stack([image for image, _ in batch])
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-            grids = _grids(extractor, images.to(device, non_blocking=True), patch_size).float()
+    extractor.to(memory_format=torch.channels_last)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    for batch in runs(items, lambda item: item[0].shape, batch_size):
+        images = torch.empty(len(batch), *batch[0][0].shape, pin_memory=True)
+        torch.stack([image for image, _ in batch], out=images)
+        with torch.inference_mode():
+            on_device = images.to(device, non_blocking=True)
+            on_device = on_device.contiguous(memory_format=torch.channels_last)
+            grids = _grids(extractor, on_device, patch_size).half()
+            finite &= torch.isfinite(grids).all()
         for grid, (_, size) in zip(grids, batch, strict=True):
             yield PatchGrid(grid, size)
+    if not finite:  # asked once: the answer has to wait for the device
+        raise ValueError("patch features are not finite in half precision")
 
 
-def _batches(items: Iterable[Prepared], batch_size: int) -> Iterator[list[Prepared]]:
-    """Runs of consecutive images of one shape, at most `batch_size` long."""
-    batch: list[Prepared] = []
+def runs(
+    items: Iterable[Item], kind: Callable[[Item], Hashable], most: int
+) -> Iterator[list[Item]]:
+    """Consecutive items of one kind, at most `most` together."""
+    run: list[Item] = []
     for item in items:
-        if batch and (len(batch) == batch_size or item[0].shape != batch[0][0].shape):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
+        if run and (len(run) == most or kind(item) != kind(run[0])):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run

@@ -213,7 +213,7 @@ def affinity(
         rows: [n, D].
         origin, scale: [D] and [] float32; not looked at for operands AS_THEY_ARE.
         high, low: centres [b, D] in half precision, and what that rounding left of them.
-        half_norms: [b] float32; infinite for centres to leave out.
+        half_norms: [b] float32, |c|^2 / 2.
         operands: AS_THEY_ARE, ROUNDED or SPLIT.
         with_index: over all centres, and which it is; otherwise over each tile of them.
 

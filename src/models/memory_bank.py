@@ -1,4 +1,4 @@
-"""The memory bank: patch features of normal images, searched through FAISS."""
+"""The memory bank: patch features of normal images, and searches in it."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from src.models.coreset import greedy_coreset_selection
-from src.models.nearest import difference, nearest, tiles
+from src.models.nearest import FlatIndex, difference
+from src.models.products import tiles
 from src.models.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
-QUERIES = 4096  # a tile of queries: bounds what the exact distances take
+QUERIES = 4096  # whose exact distances are computed at a time
 
 
 class MemoryBank:
@@ -21,8 +22,7 @@ class MemoryBank:
     Args:
         feature_dim: dimension D of the rows.
         max_size: rows the bank may hold; a greater number is brought down by greedy selection.
-        device: where searches run. On a CPU, or with faiss-gpu, FAISS's flat index; on a GPU
-            without it, `src.models.nearest`.
+        device: where searches run.
 
     Attributes:
         features: [N, D] float32 or float16 array.
@@ -38,7 +38,7 @@ class MemoryBank:
         self.device = torch.device(device)
         self.features = np.empty((0, feature_dim), np.float32)
         self._index: faiss.Index | None = None
-        self._resident: Tensor | None = None
+        self._flat: FlatIndex | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -65,7 +65,7 @@ class MemoryBank:
         self.features = np.concatenate([self.features, rows]) if len(self) else rows.copy()
         if self.max_size is not None and len(self) > self.max_size:
             self.features = greedy_coreset_selection(self.features, self.max_size)
-        self._index = self._resident = None
+        self._index = self._flat = None
 
     def build_index(self) -> None:
         """Build the FAISS index over the rows there are."""
@@ -79,8 +79,8 @@ class MemoryBank:
         index.add(np.ascontiguousarray(self.features, np.float32))
         return index
 
-    def search(self, query: np.ndarray, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows of each query.
+    def search(self, query: np.ndarray | Tensor, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest rows of each query, found by FAISS (on a GPU without it: `neighbours`).
 
         Args:
             query: [M, D].
@@ -93,41 +93,66 @@ class MemoryBank:
             ValueError: an empty bank, another dimension, or k out of range.
         """
         if isinstance(query, Tensor):
-            rows = query
+            queries = query.to(self.device)
         else:
-            rows = torch.from_numpy(np.require(query, None, ["C", "W"]))
-        distances, indices = self.neighbours(rows.to(self.device), k)
+            queries = torch.from_numpy(np.require(query, None, ["C", "W"])).to(self.device)
+        self._check(queries, k)
+        if self.device.type != "cpu" and not _faiss_on_gpu():
+            distances, indices = self.neighbours(queries, k)
+        else:
+            distances, indices = self._by_faiss(queries, k)
         return distances.cpu().numpy(), indices.cpu().numpy()
 
-    def neighbours(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """`search` for tensors: queries [M, D] on the bank's device, results there too."""
+    def neighbours(
+        self,
+        queries: Tensor,
+        k: int = 1,
+        without: Tensor | None = None,
+        group: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`search` for tensors on the bank's device, by our own products; nothing leaves it.
+
+        Args:
+            queries: [M, D].
+            k: neighbours.
+            without: [G, N] bool, rows to leave out of the searches of a group of queries.
+            group: [M] int64, the group of each query.
+
+        Returns:
+            Euclidean distances [M, k], ascending, infinite in place of rows left out; indices
+            [M, k].
+        """
+        self._check(queries, k)
+        if k == 1 and without is None:
+            squared, indices = (each[:, None] for each in self.flat.nearest(queries))
+        else:
+            squared, indices = self.flat.few(queries, k, without, group)
+        return squared.sqrt(), indices
+
+    @property
+    def flat(self) -> FlatIndex:
+        """The rows on the bank's device, made ready for searches at first use."""
+        if self._flat is None:
+            self._flat = FlatIndex(torch.from_numpy(self.features).to(self.device))
+        return self._flat
+
+    def _check(self, queries: Tensor, k: int) -> None:
         if not 1 <= k <= len(self):
             raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
         if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
             raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
-        rows = self.rows()
-        distances = torch.empty(len(queries), k, device=queries.device)
-        indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-        for part in tiles(len(queries), QUERIES):
-            distances[part], indices[part] = self._nearest(queries[part], rows, k)
-        return distances, indices
 
-    def rows(self) -> Tensor:
-        """The features as a tensor [N, D] on the bank's device."""
-        if self._resident is None:
-            self._resident = torch.from_numpy(self.features).to(self.device)
-        return self._resident
-
-    def _nearest(self, queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        if queries.device.type != "cpu" and not _faiss_on_gpu():
-            indices = _closest(queries, rows, k)
-        else:
-            _, found = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
-            indices = torch.from_numpy(found).to(queries.device)
+    def _by_faiss(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        _, found = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
+        indices = torch.from_numpy(found).to(queries.device)
         # FAISS gives squared distances with a matrix product's rounding: compute them by difference
-        columns = [difference(queries, rows, indices[:, j]) for j in range(k)]
-        distances, order = torch.stack(columns, 1).sort(dim=1, stable=True)
-        return distances.sqrt_(), indices.gather(1, order)
+        squared = torch.empty(indices.shape, device=queries.device)
+        for part in tiles(len(queries), QUERIES):
+            for j in range(k):
+                column = indices[part, j].contiguous()
+                squared[part, j] = difference(queries[part], self.flat.rows, column)
+        squared, order = squared.sort(dim=1, stable=True)
+        return squared.sqrt(), indices.gather(1, order)
 
     def save(self, path: str | Path) -> None:
         """Write the bank as safetensors."""
@@ -148,12 +173,6 @@ class MemoryBank:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileError(f"{path} holds no bank: {error!r}") from error
         return bank
-
-
-def _closest(queries: Tensor, rows: Tensor, k: int) -> Tensor:
-    if k == 1:
-        return nearest(queries, rows)[1][:, None]
-    return torch.cdist(queries.float(), rows.float()).topk(k, largest=False).indices
 
 
 def _rows(features: np.ndarray | Tensor) -> np.ndarray:

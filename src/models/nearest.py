@@ -1,56 +1,167 @@
-"""Squared distance and index of the closest row.
+"""Squared distances and indices of the closest rows: where N x M distances are formed.
 
-Closest by matrix products, tile by tile, never N x M at once; the distance to the row found is
-then computed again by difference, so that a row's distance to its own copy is exactly zero.
+Closest by matrix products, tile by tile, never N x M at once; the distance to a row found is then
+computed again by difference, so that a row's distance to its own copy is exactly zero.
 """
+
+import functools
 
 import torch
 from torch import Tensor
 
-from src.models.products import HALVES, Centres, Frame, tiles, uses_kernels
+from src.models.products import HALVES, Centres, Frame, product, tiles, uses_kernels
 
-CHUNK_ROWS = 16384  # rows made ready at a time
-QUERIES = 65536  # queries whose results by tile of rows are held at a time
+CHUNK_ROWS = 16384  # rows made ready at a time for one search
+RESULT_BYTES = 128 * 2**20  # for results before they are reduced to the closest
+PAIR_BYTES = 32  # for a query and a tile of rows, were each to be looked at
 REFINED_ROWS = 1024
+HEADROOM = 64.0  # how much larger than the rows queries may be without leaving half's range
+FAR_OFF = 16.0  # |mean|^2 over the mean square around it, above which halves are not used as given
 
 
-def nearest(queries: Tensor, rows: Tensor, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Squared Euclidean distance and index of the closest row, for each query.
 
     Args:
         queries: [M, D], any float dtype, on the device of `rows`.
         rows: [N, D], any float dtype; N at least 1.
-        without: [N] bool, true for rows to leave out of the search.
 
     Returns:
-        squared distances [M] float32 and indices [M] int64; infinite where all are left out.
+        squared distances [M] float32 and indices [M] int64.
 
     Raises:
         ValueError: no rows, or differing dimensions.
     """
     if len(rows) == 0:
         raise ValueError("nearest: there are no rows to search")
-    if queries.shape[1] != rows.shape[1]:
-        raise ValueError(
-            f"nearest: queries have {queries.shape[1]} dimensions, rows {rows.shape[1]}"
-        )
-    queries, rows = _ready(queries), _ready(rows)
-    best = torch.full((len(queries),), -torch.inf, device=queries.device)
+    distances = torch.full((len(queries),), torch.inf, device=queries.device)
     indices = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    if not len(queries):
-        return best, indices
-    frame = _frame(queries, rows)
     for chunk in tiles(len(rows), CHUNK_ROWS):
-        centres = Centres(rows[chunk], frame, None if without is None else without[chunk])
-        for part in tiles(len(queries), QUERIES):
-            affinity, at = centres.closest(queries[part])
-            closer = affinity > best[part]
-            best[part] = torch.where(closer, affinity, best[part])
-            indices[part] = torch.where(closer, at + chunk.start, indices[part])
-    distances = difference(queries, rows, indices)
-    if without is not None and without.all():
-        distances.fill_(torch.inf)
+        squared, at = FlatIndex(rows[chunk]).nearest(queries)
+        closer = squared < distances
+        distances = torch.where(closer, squared, distances)
+        indices = torch.where(closer, at + chunk.start, indices)
     return distances, indices
+
+
+class FlatIndex:
+    """Rows made ready for many exact searches on their device.
+
+    Args:
+        rows: [N, D], any float dtype; N at least 1.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = _ready(rows)
+
+    def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distance [M] float32 and index [M] int64 of the row closest to each query.
+
+        Raises:
+            ValueError: queries that are not [M, D].
+        """
+        queries = self._ready(queries)
+        index = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
+        squared = torch.empty(len(queries), device=queries.device)
+        if not len(queries):
+            return squared, index
+        rows = self._centres(queries)
+        for part in tiles(len(queries), max(1, RESULT_BYTES // (PAIR_BYTES * rows.tiles))):
+            squared[part], index[part] = self._closest(queries[part], rows)
+        return squared, index
+
+    def few(
+        self, queries: Tensor, k: int, without: Tensor | None = None, group: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The k closest rows of each query, which may leave some out.
+
+        Args:
+            queries: [M, D].
+            k: at most N.
+            without: [G, N] bool, rows to leave out of the searches of a group of queries.
+            group: [M] int64, the group of each query.
+
+        Returns:
+            squared distances [M, k], ascending, infinite in place of rows left out; indices [M, k].
+        """
+        queries = self._ready(queries)
+        squared = torch.empty(len(queries), k, device=queries.device)
+        index = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+        frame, rows, half_norms = self._placed
+        for part in tiles(len(queries), max(1, RESULT_BYTES // (4 * len(rows)))):
+            affinity = product(frame.place(queries[part]), rows, -half_norms)
+            if without is not None and group is not None:
+                affinity.masked_fill_(without[group[part]], -torch.inf)
+            largest, found = affinity.topk(k)
+            columns = [difference(queries[part], self.rows, column) for column in found.unbind(1)]
+            gaps = torch.stack(columns, 1).masked_fill_(largest == -torch.inf, torch.inf)
+            squared[part], order = gaps.sort(dim=1, stable=True)
+            index[part] = found.gather(1, order)
+        return squared, index
+
+    def _closest(self, queries: Tensor, rows: Centres) -> tuple[Tensor, Tensor]:
+        affinity, at = rows.rough(queries)
+        best, tile = affinity.max(0)
+        if at is not None:
+            index = at.gather(0, tile[None])[0]
+            return difference(queries, self.rows, index), index
+        # what is rough tells the few tiles of rows that may hold the closest
+        error = rows.error(*rows.frame.lengths(queries))
+        tile, picked = torch.nonzero(affinity >= best - 2 * error, as_tuple=True)
+        found = rows.closest_in_tile(queries, picked, tile)
+        gaps = difference(queries, self.rows, found, picked)
+        squared = torch.full_like(best, torch.inf).scatter_reduce_(0, picked, gaps, "amin")
+        first = torch.where(gaps == squared[picked], found, len(self.rows) - 1)
+        last = torch.full_like(picked[:1], len(self.rows) - 1).expand(len(queries)).clone()
+        return squared, last.scatter_reduce_(0, picked, first, "amin")
+
+    def _ready(self, queries: Tensor) -> Tensor:
+        if queries.ndim != 2 or queries.shape[1] != self.rows.shape[1]:
+            raise ValueError(
+                f"queries are {tuple(queries.shape)}, rows have {self.rows.shape[1]} dimensions"
+            )
+        return _ready(queries)
+
+    def _centres(self, queries: Tensor) -> Centres:
+        if not uses_kernels(self.rows):
+            return self._as_placed
+        if self._near_origin and queries.dtype == self.rows.dtype:
+            return self._as_they_are
+        reach = _largest(queries)
+        if reach <= HEADROOM * self._reach:
+            return self._as_placed
+        return Centres(self.rows, Frame.around(self._mean, reach))
+
+    @functools.cached_property
+    def _mean(self) -> Tensor:
+        return self.rows.mean(0, dtype=torch.float32)
+
+    @functools.cached_property
+    def _reach(self) -> Tensor:
+        return _largest(self.rows)
+
+    @functools.cached_property
+    def _near_origin(self) -> bool:
+        """Whether rows in half precision can be used as they are."""
+        if self.rows.dtype not in HALVES:
+            return False
+        offset = self._mean.square().sum()
+        around = (self.rows.float() - self._mean).square().sum(1).mean()
+        return bool(offset <= FAR_OFF * around)
+
+    @functools.cached_property
+    def _as_placed(self) -> Centres:
+        return Centres(self.rows, Frame.around(self._mean, HEADROOM * self._reach))
+
+    @functools.cached_property
+    def _as_they_are(self) -> Centres:
+        return Centres(self.rows, Frame.as_it_is(self.rows.shape[1], self.rows.device))
+
+    @property
+    def _placed(self) -> tuple[Frame, Tensor, Tensor]:
+        centres = self._as_placed
+        rows = centres.frame.place(self.rows) if uses_kernels(self.rows) else centres.rows
+        return centres.frame, rows, centres.half_norms
 
 
 def difference(
@@ -80,11 +191,6 @@ def _ready(rows: Tensor) -> Tensor:
     return (rows if known else rows.float()).contiguous()
 
 
-def _frame(queries: Tensor, rows: Tensor) -> Frame:
-    origin = rows.mean(0, dtype=torch.float32)
-    return Frame.around(origin, torch.maximum(_largest(queries), _largest(rows)))
-
-
 def _largest(rows: Tensor) -> Tensor:
-    low, high = torch.aminmax(rows)
-    return torch.maximum(-low, high).float()
+    """The largest magnitude."""
+    return torch.linalg.vector_norm(rows, torch.inf).float()

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from src.models.bounded import BoundedRows, Selection
-from src.models.extraction import PatchGrid, Preparation, Size, extract
+from src.models.extraction import PatchGrid, Preparation, Size, extract, runs
 from src.models.feature_cache import FeatureCache, through_cache
 from src.models.features import FeatureExtractor
 from src.models.memory_bank import FileError, MemoryBank
 from src.models.model_file import ModelFile
-from src.models.scoring import anomaly_map, image_score, leave_out_own
+from src.models.scoring import anomaly_maps, image_scores, leave_out_own
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ class PatchCore:
         neighbors: b of the score's re-weighting; 1 turns it off.
         seed: start of the coreset selection.
         batch_size: images a batch on a GPU.
-        workers: processes that decode images; chosen from the device when left out.
+        workers: threads that decode images for a GPU; as many as there are cores when left out.
         memory_limit: bytes that features may take while fitting; beyond it they are reduced by
-            greedy selection on the way.
+            greedy selection on the way. None for 2 GiB on a CPU, and 60 % of a GPU's free memory.
         cache: a folder in which patch features are kept and looked up, for datasets whose
             `samples` carry paths. They are in half precision then.
 
@@ -90,7 +90,7 @@ class PatchCore:
         seed: int = 42,
         batch_size: int = 32,
         workers: int | None = None,
-        memory_limit: int = 2 * 2**30,
+        memory_limit: int | None = None,
         cache: str | Path | None = None,
     ) -> None:
         if not 0 < coreset_percentage <= 1:
@@ -141,14 +141,24 @@ class PatchCore:
             fraction: of all patches to keep, in (0, 1]; at least one is.
             extracting, selecting: called with (done, total) as the two steps go on.
         """
-        rows = BoundedRows(self.memory_limit, self.seed, self.device)
+        rows: BoundedRows | None = None
         for grid in self.embed(_normal_only(dataset), extracting):
-            rows.add(grid.features.reshape(-1, grid.features.shape[-1]))
+            patches = grid.features.reshape(-1, grid.features.shape[-1])
+            if rows is None:
+                expected = operator.length_hint(dataset) * len(patches)
+                rows = BoundedRows(self.memory_limit, self.seed, self.device, expected)
+            rows.add(patches)
+        if rows is None:
+            raise ValueError("there are no features to select from")
         return rows.select(max(1, round(fraction * rows.seen)), selecting)
 
     def predict(self, dataset: Iterable) -> list[np.ndarray]:
         """Anomaly maps, one [H, W] float32 array an image, at the image's own size."""
-        return [self.draw(prediction) for prediction in self.score(dataset)]
+        return [
+            anomaly_map
+            for grids, _, distances in self._judge(dataset)
+            for anomaly_map in self._maps(distances, [grid.image_size for grid in grids])
+        ]
 
     def predict_single(self, image: Tensor) -> np.ndarray:
         """Anomaly map [H, W] of one image [3, H, W] in [0, 1]."""
@@ -172,16 +182,16 @@ class PatchCore:
         Raises:
             ValueError: an empty memory bank.
         """
-        if not len(self.memory_bank):
-            raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
-        for grid in self.embed(dataset, progress):
-            yield self._score(grid, without_own)
+        for grids, scores, distances in self._judge(dataset, without_own, progress):
+            for grid, score, shown in zip(
+                grids, scores.tolist(), distances.cpu().numpy(), strict=True
+            ):
+                yield Prediction(score, shown, grid.image_size)
 
     def draw(self, prediction: Prediction) -> np.ndarray:
         """Anomaly map [H, W] float32 of a prediction, at the image's own size."""
-        frames = self.preparation.frames(prediction.image_size)
         distances = torch.as_tensor(prediction.distances, device=self.device)
-        return anomaly_map(distances, prediction.image_size, *frames).cpu().numpy()
+        return next(self._maps(distances[None], [prediction.image_size]))
 
     def calibrate(self, dataset: Iterable, false_alarm_rate: float = 0.01) -> float:
         """Set the threshold from normal images, so that about this share of them lies above it.
@@ -278,16 +288,39 @@ class PatchCore:
         model.threshold = file.thresholds.get(name)
         return model
 
-    def _score(self, grid: PatchGrid, without_own: bool) -> Prediction:
-        height, width, dim = grid.features.shape
-        patches = grid.features.reshape(-1, dim).to(self.device)
-        distances, indices = (x.squeeze(1) for x in self.memory_bank.neighbours(patches))
-        shown = distances.view(height, width).cpu().numpy()
-        own = None
+    def _judge(
+        self, dataset: Iterable, without_own: bool = False, progress: Progress | None = None
+    ) -> Iterator[tuple[list[PatchGrid], Tensor, Tensor]]:
+        """Images by the batch: their grids, scores [B], and patch distances [B, h, w].
+
+        All of it stays on the device. On a CPU a batch is one image.
+        """
+        if not len(self.memory_bank):
+            raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
+        together = 1 if self.device.type == "cpu" else self.batch_size
+        grids = self.embed(dataset, progress)
+        for batch in runs(grids, lambda grid: grid.features.shape, together):
+            patches = torch.stack([grid.features for grid in batch]).to(self.device)
+            yield batch, *self._scores(patches, without_own)
+
+    def _scores(self, grids: Tensor, without_own: bool) -> tuple[Tensor, Tensor]:
+        """Image scores [B] and patch distances [B, h, w] of grids [B, h, w, D]."""
+        bank, patches, own = self.memory_bank, grids.flatten(1, 2), None
+        distances, indices = (
+            each.view(patches.shape[:2]) for each in bank.neighbours(patches.flatten(0, 1))
+        )
+        shown = distances.view(grids.shape[:3])
         if without_own:
-            distances, indices, own = leave_out_own(self.memory_bank, patches, distances, indices)
-        score = image_score(self.memory_bank, patches, distances, indices, self.neighbors, own)
-        return Prediction(score, shown, grid.image_size)
+            distances, indices, own = leave_out_own(bank, patches, distances, indices)
+        return image_scores(bank, patches, distances, indices, self.neighbors, own), shown
+
+    def _maps(self, distances: Tensor, sizes: Sequence[Size]) -> Iterator[np.ndarray]:
+        """Anomaly maps [H, W] of patch distances [B, h, w], by runs of images of one size."""
+        numbered = enumerate(sizes)
+        for run in runs(numbered, lambda item: item[1], len(sizes)):
+            (first, size), last = run[0], run[-1][0]
+            part, frames = distances[first : last + 1], self.preparation.frames(size)
+            yield from anomaly_maps(part, size, *frames).cpu().numpy()
 
     def _extract(self, dataset: Iterable) -> Iterator[PatchGrid]:
         return extract(
@@ -316,7 +349,7 @@ class PatchCore:
         return {
             **{key: self._config()[key] for key in shaping},
             "fingerprint": self.backbone.fingerprint,
-            "precision": "float32" if self.device.type == "cpu" else "bfloat16",
+            "precision": "float32" if self.device.type == "cpu" else "bfloat16 convolutions",
         }
 
 
@@ -340,4 +373,4 @@ def _device(name: str) -> torch.device:
 
 
 def _workers(device: torch.device) -> int:
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else min(32, os.cpu_count() or 1)

@@ -78,21 +78,18 @@ class Centres:
     Args:
         rows: [b, D], on the device of the frame.
         frame: where to form the products. A plain frame on a GPU takes rows in half precision.
-        without: [b] bool, true for rows to leave out.
 
     Attributes:
         given: the rows.
         tile: centres of a tile, for each of which `rough` answers.
     """
 
-    def __init__(self, rows: Tensor, frame: Frame, without: Tensor | None = None) -> None:
+    def __init__(self, rows: Tensor, frame: Frame) -> None:
         self.frame, self.given = frame, rows
         placed = frame.place(rows)
         squares = (placed * placed).sum(1)
         self.half_norms = squares / 2
         self.longest, self.most_lost = squares.max().sqrt(), squares.new_zeros(())
-        if without is not None:
-            self.half_norms[without] = torch.inf
         if not uses_kernels(rows):
             self.rows, self.tile = placed, TILE_CENTRES
             return

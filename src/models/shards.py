@@ -16,6 +16,7 @@ from src.models.products import tiles, uses_kernels
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 RESIDENT_SHARE = 0.8  # of a device's free memory that rows may take; beyond it they pass through
+VALUES_A_DEVICE = 2**29  # fewer, and what devices tell each other outweighs what they share
 PASSING_BYTES = 256 * 2**20  # a tile of rows that passes through
 
 
@@ -30,7 +31,7 @@ class Shard:
 
     def __init__(self, rows: Tensor, device: torch.device, first: int) -> None:
         self.device, self.first = device, first
-        fits = rows.device == device or rows.nbytes <= RESIDENT_SHARE * _free(device)
+        fits = rows.device == device or rows.nbytes <= RESIDENT_SHARE * free_memory(device)
         self.rows = rows.to(device) if fits else rows
 
     def __len__(self) -> int:
@@ -147,9 +148,22 @@ def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[
         return list(pool.map(work, parts))
 
 
-def _free(device: torch.device) -> float:
-    if device.type == "cpu":
-        return float("inf")
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    return float("inf")
+def devices_for(values: int, device: torch.device | None = None) -> list[torch.device]:
+    """The devices that are best to share the work on rows of so many values.
+
+    Args:
+        values: N times D.
+        device: "cpu"; one GPU, "cuda:1"; or "cuda", any number of those that are visible. None
+            for GPUs where there are any.
+    """
+    if device is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type != "cuda" or device.index is not None:
+        return [device]
+    most = max(1, values // VALUES_A_DEVICE)
+    return [torch.device("cuda", i) for i in range(min(most, torch.cuda.device_count()))]
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes free on a GPU; without bound elsewhere."""
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")

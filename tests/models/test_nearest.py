@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from src.models import nearest as search
 from src.models import products
-from src.models.nearest import nearest, tiles
+from src.models.nearest import FlatIndex, nearest
+from src.models.products import tiles
 
 
 def brute_force(queries, rows):
@@ -24,7 +25,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", 7)
     monkeypatch.setattr(products, "TILE_CENTRES", 5)
     monkeypatch.setattr(search, "CHUNK_ROWS", 17)
-    monkeypatch.setattr(search, "QUERIES", 11)
+    monkeypatch.setattr(search, "RESULT_BYTES", 1000)
     monkeypatch.setattr(search, "REFINED_ROWS", 3)
 
 
@@ -63,24 +64,28 @@ def test_ties_give_a_row_at_the_least_distance(m, n, d, seed):
 
 
 @pytest.mark.usefixtures("small_tiles")
-def test_rows_left_out_are_never_found():
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_group_of_queries_never_finds_the_rows_it_leaves_out(k):
     queries, rows = normal(30, 8, seed=1), normal(40, 8, seed=2)
-    without = torch.arange(40) % 3 == 0
-    distances, indices = nearest(queries, rows, without)
-    expected = brute_force(queries, rows[~without]).min(1)
-    torch.testing.assert_close(distances, expected.values.float())
-    assert torch.equal(indices, torch.nonzero(~without).squeeze(1)[expected.indices])
+    group = torch.arange(30) % 3
+    without = torch.arange(40)[None] % 4 == torch.arange(3)[:, None]
+    distances, indices = FlatIndex(rows).few(queries, k, without, group)
+    allowed = brute_force(queries, rows).masked_fill(without[group], torch.inf)
+    expected = allowed.sort(1)
+    torch.testing.assert_close(distances, expected.values[:, :k].float())
+    assert torch.equal(indices, expected.indices[:, :k])
 
 
 def test_with_every_row_left_out_distances_are_infinite():
-    distances, _ = nearest(normal(3, 4), normal(5, 4), torch.ones(5, dtype=torch.bool))
+    everything, group = torch.ones(1, 5, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    distances, _ = FlatIndex(normal(5, 4)).few(normal(3, 4), 2, everything, group)
     assert torch.isinf(distances).all()
 
 
 def test_no_rows_and_other_dimensions_are_refused():
     with pytest.raises(ValueError, match="there are no rows"):
         nearest(normal(3, 4), normal(0, 4))
-    with pytest.raises(ValueError, match="queries have 4 dimensions, rows 5"):
+    with pytest.raises(ValueError, match=r"queries are \(3, 4\), rows have 5 dim"):
         nearest(normal(3, 4), normal(3, 5))
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms.v2 import functional as tvf
 
 from src.models import MemoryBank
-from src.models.scoring import _undo_crop, anomaly_map, image_score, leave_out_own
+from src.models.scoring import _undo_crop, anomaly_maps, image_scores, leave_out_own
 
 D = 5
 
@@ -25,9 +25,14 @@ def found(bank, patches):
     return distances[:, 0], indices[:, 0]
 
 
+def one(*values):
+    """A batch of one image."""
+    return [torch.as_tensor(value)[None] for value in values]
+
+
 def score(rows, patches, neighbors):
     bank = filled(rows)
-    return image_score(bank, torch.as_tensor(patches), *found(bank, patches), neighbors)
+    return float(image_scores(bank, *one(patches, *found(bank, patches)), neighbors))
 
 
 def slow_score(rows, patches, neighbors):
@@ -76,12 +81,12 @@ def test_without_its_own_rows_an_image_scores_as_with_a_bank_that_never_had_them
     patches = random_state.normal(size=(30, D)).astype(dtype)
     others = random_state.normal(size=(60, D)).astype(dtype)
     bank = filled(np.concatenate([patches[::2], others, patches[1:8:2]]))
-    distances, indices, own = leave_out_own(bank, torch.as_tensor(patches), *found(bank, patches))
-    assert own.nonzero().flatten().tolist() == [*range(15), *range(75, 79)]
+    distances, indices, own = leave_out_own(bank, *one(patches, *found(bank, patches)))
+    assert own[0].nonzero().flatten().tolist() == [*range(15), *range(75, 79)]
     expected, at = found(filled(others), patches)
-    torch.testing.assert_close(distances, expected)
-    assert torch.equal(indices - 15, at)
-    left = image_score(bank, torch.as_tensor(patches), distances, indices, neighbors, own)
+    torch.testing.assert_close(distances[0], expected)
+    assert torch.equal(indices[0] - 15, at)
+    left = float(image_scores(bank, *one(patches), distances, indices, neighbors, own))
     assert left == pytest.approx(score(others, patches, neighbors), rel=1e-5)
 
 
@@ -89,23 +94,23 @@ def test_an_image_that_gave_no_row_loses_none(random_state):
     patches = random_state.normal(size=(30, D)).astype(np.float32)
     bank = filled(random_state.normal(size=(60, D)).astype(np.float32))
     before = found(bank, patches)
-    *after, own = leave_out_own(bank, torch.as_tensor(patches), *before)
+    *after, own = leave_out_own(bank, *one(patches, *before))
     assert not own.any()
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(a, b[0]) for a, b in zip(before, after, strict=True))
 
 
 def test_an_image_that_gave_every_row_is_infinitely_far(random_state):
     patches = random_state.normal(size=(30, D)).astype(np.float32)
     bank = filled(patches)
-    distances, indices, own = leave_out_own(bank, torch.as_tensor(patches), *found(bank, patches))
+    distances, indices, own = leave_out_own(bank, *one(patches, *found(bank, patches)))
     assert torch.isinf(distances).all()
-    assert image_score(bank, torch.as_tensor(patches), distances, indices, 9, own) == np.inf
+    assert float(image_scores(bank, *one(patches), distances, indices, 9, own)) == np.inf
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (10, 100), (8, 8)])
 def test_a_map_is_the_distances_upsampled_and_smoothed_by_sigma_4(size, random_state):
     grid = torch.as_tensor(random_state.random((-(-size[0] // 8), -(-size[1] // 8))))
-    drawn = anomaly_map(grid, size, size, size)
+    drawn = anomaly_maps(grid[None], size, size, size)[0]
     assert (tuple(drawn.shape), drawn.dtype) == (size, torch.float32)
     upsampled = torch.nn.functional.interpolate(grid[None, None], size, mode="bilinear")[0, 0]
     if min(size) > 16:  # the whole kernel fits
@@ -115,7 +120,7 @@ def test_a_map_is_the_distances_upsampled_and_smoothed_by_sigma_4(size, random_s
 
 
 def test_a_map_of_equal_distances_is_flat():
-    drawn = anomaly_map(torch.full((4, 9), 2.5), (37, 71), (32, 72), (32, 72))
+    drawn = anomaly_maps(torch.full((1, 4, 9), 2.5), (37, 71), (32, 72), (32, 72))[0]
     torch.testing.assert_close(drawn, torch.full((37, 71), 2.5))
 
 
@@ -132,6 +137,6 @@ def test_a_crop_is_put_back_where_it_was_taken(size, crop):
 
 
 def test_a_map_is_zero_where_a_crop_left_the_image_out():
-    drawn = anomaly_map(torch.ones(4, 4), (64, 96), (64, 96), (32, 32))
+    drawn = anomaly_maps(torch.ones(1, 4, 4), (64, 96), (64, 96), (32, 32))[0]
     assert (drawn[16:48, 32:64] > 0.99).all()
     assert drawn.sum() == drawn[16:48, 32:64].sum()
