@@ -1,7 +1,7 @@
 """Patch features of a dataset: prepare, run the backbone, one grid of features an image.
 
-On a GPU, images run in batches: convolutions in bfloat16, averages in float32, features in half
-precision, while threads decode the next ones. On a CPU, each image runs by itself on one thread,
+On a GPU, images run in batches, convolutions in bfloat16, averages and features in half precision,
+while threads decode the next ones. On a CPU, each image runs by itself on one thread,
 several at a time: as quick there, and an image's features are then the same to the bit whatever
 its neighbours in the batch and however many cores there are.
 """
@@ -26,6 +26,9 @@ from src.models.features import FeatureExtractor, aggregate_features
 Size = tuple[int, int]
 Item = TypeVar("Item")
 Prepared = tuple[Tensor, Size]  # a network input, and the image's size before
+Stack = tuple[Tensor, list[Size]]  # network inputs of one shape, and their sizes before
+CHUNK = 8  # images that a thread decodes and stacks at a time
+BATCH_PIXELS = 128 * 224 * 224  # of a batch on a GPU, where no number of images is given
 INTERPOLATION = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
 
@@ -41,6 +44,23 @@ class PatchGrid:
 
     features: Tensor
     image_size: Size
+
+
+@dataclass(frozen=True)
+class PatchGrids:
+    """Patch features of images of one shape.
+
+    Attributes:
+        features: [B, h, w, C].
+        image_sizes: (H, W) of each image as it came.
+    """
+
+    features: Tensor
+    image_sizes: list[Size]
+
+    def __iter__(self) -> Iterator[PatchGrid]:
+        for features, size in zip(self.features, self.image_sizes, strict=True):
+            yield PatchGrid(features, size)
 
 
 @dataclass(frozen=True)
@@ -81,10 +101,10 @@ def extract(
     prepare: Preparation,
     *,
     patch_size: int = 3,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     workers: int = 0,
-) -> Iterator[PatchGrid]:
-    """Patch grids of a dataset's images, in order.
+) -> Iterator[PatchGrids]:
+    """Patch grids of a dataset's images, in order, batch by batch (on a CPU image by image).
 
     Args:
         extractor: the backbone, on the device to run on.
@@ -92,39 +112,48 @@ def extract(
             `__len__` and `__getitem__` for `workers`.
         prepare: resizing and cropping.
         patch_size: side of the averaged neighbourhood.
-        batch_size: images a batch on a GPU; images of unequal size go into separate batches.
-        workers: threads that decode and prepare; 0 does it here.
+        batch_size: images a batch on a GPU; 6.4 megapixels when left out. Images of unequal size
+            go into separate batches.
+        workers: threads that decode and prepare for a GPU; 0 does it here.
 
     Raises:
         ValueError: features beyond the range of half precision, on a GPU.
     """
+    if extractor.mean.device.type == "cpu":
+        return _on_cpu(extractor, (_prepared(item, prepare) for item in dataset), patch_size)
     if workers and hasattr(dataset, "__getitem__"):
-        items = _read_ahead(dataset, prepare, workers, 2 * batch_size)
+        chunks = _read_ahead(dataset, prepare, workers)
     else:
-        items = (_prepared(item, prepare) for item in dataset)
-    device = extractor.mean.device
-    if device.type == "cpu":
-        yield from _on_cpu(extractor, items, patch_size)
-    else:
-        yield from _on_gpu(extractor, items, patch_size, batch_size, device)
+        chunks = _stacked(_prepared(item, prepare) for item in dataset)
+    return _on_gpu(extractor, chunks, patch_size, batch_size)
 
 
-def _read_ahead(dataset: Any, prepare: Preparation, workers: int, ahead: int) -> Iterator[Prepared]:
-    """Items decoded and prepared by threads, in order, at most `ahead` ahead of their use."""
+def _read_ahead(dataset: Any, prepare: Preparation, workers: int) -> Iterator[Stack]:
+    """Images decoded, prepared and stacked by threads, in order, a few chunks ahead."""
+
+    def chunk(start: int) -> list[Stack]:
+        indices = range(start, min(start + CHUNK, len(dataset)))
+        return list(_stacked(_prepared(dataset[i], prepare) for i in indices))
+
     with one_thread_each():
         pool = ThreadPoolExecutor(workers, "decode", torch.set_num_threads, (1,))
         try:
-            coming = (
-                pool.submit(lambda at: _prepared(dataset[at], prepare), i)
-                for i in range(len(dataset))
-            )
-            waiting = deque(islice(coming, ahead))
+            coming = (pool.submit(chunk, start) for start in range(0, len(dataset), CHUNK))
+            waiting = deque(islice(coming, 2 * workers))
             while waiting:
-                item = waiting.popleft().result()
+                stacks = waiting.popleft().result()
                 waiting.extend(islice(coming, 1))
-                yield item
+                yield from stacks
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _stacked(items: Iterable[Prepared]) -> Iterator[Stack]:
+    """Consecutive network inputs of one shape as one tensor, from which a GPU copies quickly."""
+    for run in runs(items, lambda item: item[0].shape, CHUNK):
+        stack = torch.empty(len(run), *run[0][0].shape, pin_memory=torch.cuda.is_available())
+        torch.stack([image for image, _ in run], out=stack)
+        yield stack, [size for _, size in run]
 
 
 def _prepared(item: object, prepare: Preparation) -> Prepared:
@@ -135,21 +164,23 @@ def _prepared(item: object, prepare: Preparation) -> Prepared:
 def _grids(extractor: FeatureExtractor, images: Tensor, patch_size: int) -> Tensor:
     """[B, 3, H, W] -> [B, h, w, C], on the grid of the first layer."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-        maps = {layer: x.float() for layer, x in extractor(images).items()}
+        maps = extractor(images)
+    if images.is_cuda:
+        maps = {layer: x.half() for layer, x in maps.items()}
     size = next(iter(maps.values())).shape[-2:]
     return aggregate_features(maps, tuple(size), patch_size).permute(0, 2, 3, 1).contiguous()
 
 
 def _on_cpu(
     extractor: FeatureExtractor, items: Iterable[Prepared], patch_size: int
-) -> Iterator[PatchGrid]:
+) -> Iterator[PatchGrids]:
     extractor.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def one(item: Prepared) -> PatchGrid:
+    def one(item: Prepared) -> PatchGrids:
         image, size = item
         batch = image[None].contiguous(memory_format=torch.channels_last)
-        return PatchGrid(_grids(extractor, batch, patch_size)[0].clone(), size)
+        return PatchGrids(_grids(extractor, batch, patch_size).clone(), [size])
 
     with one_thread_each() as threads:
         width = min(threads, os.cpu_count() or 1)
@@ -191,26 +222,37 @@ def one_thread_each() -> Iterator[int]:
 
 
 def _on_gpu(
-    extractor: FeatureExtractor,
-    items: Iterable[Prepared],
-    patch_size: int,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[PatchGrid]:
+    extractor: FeatureExtractor, stacks: Iterable[Stack], patch_size: int, batch_size: int | None
+) -> Iterator[PatchGrids]:
     extractor.to(memory_format=torch.channels_last)
+    device = extractor.mean.device
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for batch in runs(items, lambda item: item[0].shape, batch_size):
-        images = torch.empty(len(batch), *batch[0][0].shape, pin_memory=True)
-        torch.stack([image for image, _ in batch], out=images)
+    for batch in _batches(stacks, batch_size):
         with torch.inference_mode():
-            on_device = images.to(device, non_blocking=True)
-            on_device = on_device.contiguous(memory_format=torch.channels_last)
-            grids = _grids(extractor, on_device, patch_size).half()
+            images = torch.cat([stack.to(device, non_blocking=True) for stack, _ in batch])
+            images = images.contiguous(memory_format=torch.channels_last)
+            grids = _grids(extractor, images, patch_size)
             finite &= torch.isfinite(grids).all()
-        for grid, (_, size) in zip(grids, batch, strict=True):
-            yield PatchGrid(grid, size)
+        yield PatchGrids(grids, [size for _, sizes in batch for size in sizes])
     if not finite:  # asked once: the answer has to wait for the device
         raise ValueError("patch features are not finite in half precision")
+
+
+def _batches(stacks: Iterable[Stack], batch_size: int | None) -> Iterator[list[Stack]]:
+    """Consecutive stacks of one shape that make up a batch."""
+    batch: list[Stack] = []
+    held = 0
+    for stack, sizes in stacks:
+        most = batch_size or max(1, BATCH_PIXELS // stack[0, 0].numel())
+        for part in range(0, len(stack), most):
+            images = stack[part : part + most]
+            if batch and (held + len(images) > most or images.shape[1:] != batch[0][0].shape[1:]):
+                yield batch
+                batch, held = [], 0
+            batch.append((images, sizes[part : part + most]))
+            held += len(images)
+    if batch:
+        yield batch
 
 
 def runs(

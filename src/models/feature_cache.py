@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from src.models.extraction import PatchGrid
+from src.models.extraction import PatchGrid, PatchGrids
 
 
 class FeatureCache:
@@ -76,7 +76,7 @@ def through_cache(
     cache: FeatureCache,
     dataset: Any,
     paths: Sequence[Path],
-    extract: Callable[[Iterable], Iterator[PatchGrid]],
+    extract: Callable[[Iterable], Iterator[PatchGrids]],
 ) -> Iterator[PatchGrid]:
     """Patch grids of a dataset's images in order; what the cache lacks is extracted and kept.
 
@@ -84,14 +84,15 @@ def through_cache(
         cache: where to look, and to write.
         dataset: its items by index.
         paths: each item's image file.
-        extract: gives the patch grids of some items, in order.
+        extract: gives the patch grids of some items, in order, by the batch.
     """
     found = [cache.has(path) for path in paths]
-    missing = extract(_Items(dataset, [i for i, hit in enumerate(found) if not hit]))
+    lacking = _Items(dataset, [i for i, hit in enumerate(found) if not hit])
+    missing = (grid for grids in extract(lacking) for grid in grids)
     for i, (path, hit) in enumerate(zip(paths, found, strict=True)):
         grid = cache.find(path) if hit else cache.keep(path, next(missing))
         if grid is None:  # damaged
-            grid = cache.keep(path, next(extract(_Items(dataset, [i]))))
+            grid = cache.keep(path, next(iter(next(extract(_Items(dataset, [i]))))))
         yield grid
 
 

@@ -295,6 +295,7 @@ def _shape(device: torch.device, operands: int) -> dict[str, int]:
 
 def difference(queries: Tensor, picked: Tensor | None, rows: Tensor, index: Tensor) -> Tensor:
     """Squared distance of each query (of queries[picked]) to rows[index], by difference."""
+    index = index.contiguous()
     out = torch.empty(len(index), dtype=torch.float32, device=rows.device)
     if len(index):
         with _on(rows):

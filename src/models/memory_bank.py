@@ -149,8 +149,7 @@ class MemoryBank:
         squared = torch.empty(indices.shape, device=queries.device)
         for part in tiles(len(queries), QUERIES):
             for j in range(k):
-                column = indices[part, j].contiguous()
-                squared[part, j] = difference(queries[part], self.flat.rows, column)
+                squared[part, j] = difference(queries[part], self.flat.rows, indices[part, j])
         squared, order = squared.sort(dim=1, stable=True)
         return squared.sqrt(), indices.gather(1, order)
 

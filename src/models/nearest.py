@@ -92,7 +92,7 @@ class FlatIndex:
             affinity = product(frame.place(queries[part]), rows, -half_norms)
             if without is not None and group is not None:
                 affinity.masked_fill_(without[group[part]], -torch.inf)
-            largest, found = affinity.topk(k)
+            largest, found = affinity.max(1, keepdim=True) if k == 1 else affinity.topk(k)
             columns = [difference(queries[part], self.rows, column) for column in found.unbind(1)]
             gaps = torch.stack(columns, 1).masked_fill_(largest == -torch.inf, torch.inf)
             squared[part], order = gaps.sort(dim=1, stable=True)

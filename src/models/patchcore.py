@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from src.models.bounded import BoundedRows, Selection
-from src.models.extraction import PatchGrid, Preparation, Size, extract, runs
+from src.models.extraction import PatchGrid, PatchGrids, Preparation, Size, extract, runs
 from src.models.feature_cache import FeatureCache, through_cache
 from src.models.features import FeatureExtractor
 from src.models.memory_bank import FileError, MemoryBank
@@ -24,6 +24,7 @@ from src.models.scoring import anomaly_maps, image_scores, leave_out_own
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+CACHED_TOGETHER = 32  # images from the cache that are scored together on a GPU
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PatchCore:
         patch_size: side of the neighbourhood each patch feature averages.
         neighbors: b of the score's re-weighting; 1 turns it off.
         seed: start of the coreset selection.
-        batch_size: images a batch on a GPU.
+        batch_size: images a batch on a GPU; 6.4 megapixels when left out.
         workers: threads that decode images for a GPU; as many as there are cores when left out.
         memory_limit: bytes that features may take while fitting; beyond it they are reduced by
             greedy selection on the way. None for 2 GiB on a CPU, and 60 % of a GPU's free memory.
@@ -88,7 +89,7 @@ class PatchCore:
         patch_size: int = 3,
         neighbors: int = 9,
         seed: int = 42,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         workers: int | None = None,
         memory_limit: int | None = None,
         cache: str | Path | None = None,
@@ -142,10 +143,10 @@ class PatchCore:
             extracting, selecting: called with (done, total) as the two steps go on.
         """
         rows: BoundedRows | None = None
-        for grid in self.embed(_normal_only(dataset), extracting):
-            patches = grid.features.reshape(-1, grid.features.shape[-1])
+        for grids in self._embed(_normal_only(dataset), extracting):
+            patches = grids.features.flatten(0, 2)
             if rows is None:
-                expected = operator.length_hint(dataset) * len(patches)
+                expected = operator.length_hint(dataset) * len(patches) // len(grids.features)
                 rows = BoundedRows(self.memory_limit, self.seed, self.device, expected)
             rows.add(patches)
         if rows is None:
@@ -156,8 +157,8 @@ class PatchCore:
         """Anomaly maps, one [H, W] float32 array an image, at the image's own size."""
         return [
             anomaly_map
-            for grids, _, distances in self._judge(dataset)
-            for anomaly_map in self._maps(distances, [grid.image_size for grid in grids])
+            for sizes, _, distances in self._judge(dataset)
+            for anomaly_map in self._maps(distances, sizes)
         ]
 
     def predict_single(self, image: Tensor) -> np.ndarray:
@@ -182,11 +183,10 @@ class PatchCore:
         Raises:
             ValueError: an empty memory bank.
         """
-        for grids, scores, distances in self._judge(dataset, without_own, progress):
-            for grid, score, shown in zip(
-                grids, scores.tolist(), distances.cpu().numpy(), strict=True
-            ):
-                yield Prediction(score, shown, grid.image_size)
+        for sizes, scores, distances in self._judge(dataset, without_own, progress):
+            shown = distances.cpu().numpy()
+            for score, of_image, size in zip(scores.tolist(), shown, sizes, strict=True):
+                yield Prediction(score, of_image, size)
 
     def draw(self, prediction: Prediction) -> np.ndarray:
         """Anomaly map [H, W] float32 of a prediction, at the image's own size."""
@@ -212,16 +212,8 @@ class PatchCore:
 
     def embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrid]:
         """Patch grids of a dataset's images in order, from the cache where it has them."""
-        total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
-        if self.cache is None or samples is None:
-            grids = self._extract(dataset)
-        else:
-            paths = [Path(sample.path) for sample in samples]
-            grids = through_cache(self.cache, dataset, paths, self._extract)
-        for done, grid in enumerate(grids, 1):
-            yield grid
-            if progress:
-                progress(done, total)
+        for grids in self._embed(dataset, progress):
+            yield from grids
 
     def get_memory_bank(self) -> np.ndarray:
         """The bank's rows [N, D]."""
@@ -288,20 +280,33 @@ class PatchCore:
         model.threshold = file.thresholds.get(name)
         return model
 
+    def _embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrids]:
+        """Patch grids by the batch; on a CPU a batch is one image."""
+        total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
+        if self.cache is None or samples is None:
+            batches = self._extract(dataset)
+        else:
+            paths = [Path(sample.path) for sample in samples]
+            grids = through_cache(self.cache, dataset, paths, self._extract)
+            batches = _together(grids, 1 if self.device.type == "cpu" else CACHED_TOGETHER)
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch.features)
+            if progress:
+                progress(done, total)
+
     def _judge(
         self, dataset: Iterable, without_own: bool = False, progress: Progress | None = None
-    ) -> Iterator[tuple[list[PatchGrid], Tensor, Tensor]]:
-        """Images by the batch: their grids, scores [B], and patch distances [B, h, w].
+    ) -> Iterator[tuple[list[Size], Tensor, Tensor]]:
+        """Images by the batch: their sizes, scores [B] and patch distances [B, h, w].
 
-        All of it stays on the device. On a CPU a batch is one image.
+        All of it stays on the device.
         """
         if not len(self.memory_bank):
             raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
-        together = 1 if self.device.type == "cpu" else self.batch_size
-        grids = self.embed(dataset, progress)
-        for batch in runs(grids, lambda grid: grid.features.shape, together):
-            patches = torch.stack([grid.features for grid in batch]).to(self.device)
-            yield batch, *self._scores(patches, without_own)
+        for batch in self._embed(dataset, progress):
+            yield batch.image_sizes, *self._scores(batch.features.to(self.device), without_own)
 
     def _scores(self, grids: Tensor, without_own: bool) -> tuple[Tensor, Tensor]:
         """Image scores [B] and patch distances [B, h, w] of grids [B, h, w, D]."""
@@ -322,7 +327,7 @@ class PatchCore:
             part, frames = distances[first : last + 1], self.preparation.frames(size)
             yield from anomaly_maps(part, size, *frames).cpu().numpy()
 
-    def _extract(self, dataset: Iterable) -> Iterator[PatchGrid]:
+    def _extract(self, dataset: Iterable) -> Iterator[PatchGrids]:
         return extract(
             self.backbone,
             dataset,
@@ -351,6 +356,12 @@ class PatchCore:
             "fingerprint": self.backbone.fingerprint,
             "precision": "float32" if self.device.type == "cpu" else "bfloat16 convolutions",
         }
+
+
+def _together(grids: Iterable[PatchGrid], most: int) -> Iterator[PatchGrids]:
+    for run in runs(grids, lambda grid: grid.features.shape, most):
+        features = torch.stack([grid.features for grid in run])
+        yield PatchGrids(features, [grid.image_size for grid in run])
 
 
 def _normal_only(dataset: Iterable) -> Iterable:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.models import FeatureExtractor
-from src.models.extraction import Preparation, extract
+from src.models.extraction import CHUNK, Preparation, _batches, _read_ahead, extract
 
 SQUARE = Preparation(size=(64, 64), interpolation="bicubic")
 OWN = Preparation()
@@ -31,7 +31,8 @@ def threads():
 
 
 def features(extractor, items, prepare=SQUARE, **options):
-    return [grid.features for grid in extract(extractor, items, prepare, **options)]
+    batches = extract(extractor, items, prepare, **options)
+    return [grid.features for batch in batches for grid in batch]
 
 
 def same(ones, others):
@@ -53,17 +54,36 @@ def test_they_are_the_same_on_any_number_of_threads(lite, mixed, threads, count)
     assert same(alone, features(lite, mixed))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_they_are_the_same_through_worker_processes(lite, mixed, workers):
+def test_items_may_be_tuples_that_begin_with_an_image(lite, mixed):
     labelled = [(image, 0, "path") for image in mixed]
-    grids = list(extract(lite, labelled, SQUARE, workers=workers))
+    grids = [grid for batch in extract(lite, labelled, SQUARE) for grid in batch]
     assert same([grid.features for grid in grids], features(lite, mixed))
     assert [grid.image_size for grid in grids] == [tuple(image.shape[1:]) for image in mixed]
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("most", [None, 1, 3, 100])
+def test_a_gpu_s_batches_are_the_images_in_order_each_of_one_shape(mixed, workers, most):
+    given = 5 * mixed + 20 * mixed[:1]
+    batches = list(_batches(_read_ahead(given, OWN, workers), most))
+    joined = [(torch.cat([stack for stack, _ in batch]), batch) for batch in batches]
+    assert same([image for stack, _ in joined for image in stack], given)
+    for stack, batch in joined:
+        sizes = [size for _, sizes in batch for size in sizes]
+        assert sizes == [tuple(stack.shape[2:])] * len(stack)
+        assert len(stack) <= (most or 20 + 2)
+    if most == 100:
+        assert max(len(stack) for stack, _ in joined) > CHUNK
+
+
+def test_a_decoder_s_error_reaches_who_asked_for_the_images(mixed):
+    given = [*mixed, torch.zeros(1, 4, 4)]
+    with pytest.raises(ValueError, match=r"an image must be \[3, H, W\]"):
+        list(_read_ahead(given, OWN, 2))
+
+
 def test_an_iterable_without_length_will_do(lite, mixed):
     assert same(features(lite, iter(mixed)), features(lite, mixed))
-    assert same(features(lite, iter(mixed), workers=1), features(lite, mixed))
     assert features(lite, []) == []
 
 
@@ -79,10 +99,10 @@ def test_features_are_those_of_the_plain_forward_pass(lite, mixed):
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 70), (33, 47), (8, 8)])
 def test_images_of_any_size_keep_it_unless_told_otherwise(lite, images, size):
-    grid = next(extract(lite, images(1, size), OWN))
+    grid = next(iter(next(extract(lite, images(1, size), OWN))))
     assert grid.image_size == size
     assert grid.features.shape == (-(-size[0] // 8), -(-size[1] // 8), 152)
-    assert next(extract(lite, images(1, size), SQUARE)).features.shape == (8, 8, 152)
+    assert next(extract(lite, images(1, size), SQUARE)).features.shape == (1, 8, 8, 152)
 
 
 def test_a_centre_crop_sees_the_centre_only(lite, images):
