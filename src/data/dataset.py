@@ -126,10 +126,12 @@ def read_image(path: Path) -> torch.Tensor:  # [3, H, W] float32
     16-bit greyscale is divided by 65535. An EXIF orientation is not applied: masks are drawn on
     the pixels as they are stored. Raises `DataError`, naming the file, for one that cannot be read.
     """
-    pixels = _decode(path)
+    pixels, white = _decode(path)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    # into one float tensor at once: what is allocated on the way is what several threads wait for
+    image = torch.empty(3, *pixels.shape[:2])
+    return image.copy_(torch.from_numpy(pixels).permute(2, 0, 1)).div_(white)
 
 
 def read_mask(path: Path) -> np.ndarray:  # [H, W] uint8
@@ -148,24 +150,24 @@ def read_mask(path: Path) -> np.ndarray:  # [H, W] uint8
         raise DataError(f"cannot read mask {path}: {error}") from error
 
 
-def _decode(path: Path) -> np.ndarray:  # [H, W] or [H, W, 3] float32 in [0, 1]
+def _decode(path: Path) -> tuple[np.ndarray, int]:  # [H, W] or [H, W, 3], and the value of white
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):
-                return _sixteen_bits(np.array(image))
+                return _sixteen_bits(np.array(image)), 65535
             if image.mode == "F":
                 raise ValueError("floating-point pixels; convert it to 8 or 16 bits")
             if image.mode == "P":  # a palette's transparency survives only a conversion to RGBA
-                return np.array(image.convert("RGBA").convert("RGB"), dtype=np.float32) / 255
-            return np.array(image.convert("RGB"), dtype=np.float32) / 255
+                return np.array(image.convert("RGBA").convert("RGB")), 255
+            return np.array(image.convert("RGB")), 255
     except UNREADABLE as error:
         raise DataError(f"cannot read image {path}: {error}") from error
 
 
-def _sixteen_bits(pixels: np.ndarray) -> np.ndarray:  # [H, W] integers -> float32
+def _sixteen_bits(pixels: np.ndarray) -> np.ndarray:  # [H, W] integers
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError("more than 16 bits a pixel; convert it to 8 or 16 bits")
-    return pixels.astype(np.float32) / 65535
+    return pixels.astype(np.int32)
 
 
 def _names(paths: Iterable[Path]) -> str:

@@ -13,6 +13,7 @@ In one block few rows come closer. A product whose error is bounded finds those 
 Rows that fit a processor's cache gain nothing by blocks: `one_by_one` picks from those.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,6 @@ Progress = Callable[[int, int], None]
 IN_CACHE = 2**22  # values up to which rows are worked on pick by pick
 STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
 PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
-SUMMED_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class _Race:
         """Pick inside one working set as long as it must hold the farthest row; then update."""
         members, distances, bound, rival = self._working_set(size)
         at, values = pick_inside(
-            self.rows.take(members).float() - self.exact.origin,
+            self.rows.take(members).float().sub_(self.exact.origin),
             distances,
             members,
             bound,
@@ -320,7 +320,7 @@ def _seen(shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
     as_it_is = Frame.as_it_is(shard.dim, shard.device)
     for _, stretch in shard.tiles(shard.scratch):
         lengths.append(as_it_is.lengths(stretch)[0].double())
-        for part in tiles(len(stretch), SUMMED_ROWS):
+        for part in tiles(len(stretch), max(1024, len(shard) // 128)):
             sums.append(stretch[part].sum(0, dtype=torch.float32).double())
     each = torch.cat(lengths)
     return torch.stack(sums).sum(0), each.max(), each.square().sum()
@@ -335,8 +335,8 @@ def _working_set_size(rows: Shards) -> int:
     """Rows of the working set: enough for long blocks, its Gram matrix small beside the rows."""
     if rows.lead.type == "cpu":
         return max(512, min(1024, len(rows) // 32))
-    room = (len(rows) * rows.dim) ** 0.5 / 5  # a Gram matrix of 4 % of the rows
-    return int(max(512, min(4096, room)))
+    room = 0.02 * len(rows) * rows.dim * rows.dtype.itemsize  # float32, 8 % of the rows' bytes
+    return int(max(512, min(4096, (math.sqrt(rows.dim**2 + 4 * room) - rows.dim) / 2)))
 
 
 def _check_shape(features: Rows, target_size: int) -> None:

@@ -3,6 +3,7 @@
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (CVPR 2022), section 3.1.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.models.backbone import create_backbone, fingerprint
+
+Size = tuple[int, int]
 
 
 class FeatureExtractor(nn.Module):
@@ -73,7 +76,7 @@ class FeatureExtractor(nn.Module):
 
 
 def aggregate_features(
-    layer_features: Mapping[str, Tensor], target_size: tuple[int, int], patch_size: int = 3
+    layer_features: Mapping[str, Tensor], target_size: Size, patch_size: int = 3
 ) -> Tensor:
     """Average each layer over patch neighbourhoods and bring all of them to one grid.
 
@@ -92,9 +95,8 @@ def aggregate_features(
         raise ValueError("aggregate_features needs at least one layer")
     if patch_size < 1 or patch_size % 2 == 0:
         raise ValueError(f"patch_size is {patch_size}: it must be odd and positive")
-    return torch.cat(
-        [_to_grid(_average(x, patch_size), target_size) for x in layer_features.values()], dim=1
-    )
+    bring = _by_products if next(iter(layer_features.values())).is_cuda else _by_pooling
+    return torch.cat([bring(x, target_size, patch_size) for x in layer_features.values()], dim=1)
 
 
 def extract_patch_features(features: Tensor) -> Tensor:
@@ -102,15 +104,34 @@ def extract_patch_features(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
-def _average(x: Tensor, patch_size: int) -> Tensor:
-    """Mean over each patch's neighbourhood; what lies outside the image counts as zeros.
+def _by_pooling(x: Tensor, size: Size, patch_size: int) -> Tensor:
+    """Mean over each patch's neighbourhood, then bilinear; what lies outside counts as zeros.
 
     So do the reference implementations; LOG.md has what leaving the zeros out costs.
     """
-    return F.avg_pool2d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
-
-
-def _to_grid(x: Tensor, size: tuple[int, int]) -> Tensor:
+    x = F.avg_pool2d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _by_products(x: Tensor, size: Size, patch_size: int) -> Tensor:
+    """The same as two matrix products, one an axis: a GPU takes a fraction of the time for it."""
+    batch, channels, height, width = x.shape
+    down, across = (
+        _axis(length, to, patch_size, x.dtype, x.device)
+        for length, to in zip((height, width), size, strict=True)
+    )
+    rows = across @ x.permute(0, 2, 3, 1)  # [B, h, W, C]
+    grid = down @ rows.view(batch, height, -1)  # [B, H, W * C]
+    return grid.view(batch, *size, channels).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def _axis(
+    length: int, to: int, patch_size: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What pooling and interpolation do along one axis: [to, length]."""
+    x = torch.eye(length, device=device)[None]  # a channel for each place
+    x = F.avg_pool1d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
+    return F.interpolate(x, size=to, mode="linear", align_corners=False)[0].T.to(dtype).contiguous()

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+Mask = tuple[Tensor, Tensor]
+
 # do_not_specialize: sizes that change from call to call shall not have a kernel each
 
 # How rows become operands of a half-precision product
@@ -63,8 +65,8 @@ def _products(
 
 @triton.jit(do_not_specialize=["n", "centres"])
 def _affinity(
-    rows, origin, scale, high, low, half_norms, best, at, n, centres, dim,
-    OPERANDS: tl.constexpr, INDEX: tl.constexpr, EVEN: tl.constexpr,
+    rows, origin, scale, high, low, half_norms, asker, owner, best, at, n, centres, dim,
+    OPERANDS: tl.constexpr, INDEX: tl.constexpr, MASKED: tl.constexpr, EVEN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     # programs in groups of GROUP row tiles, so that tiles in use together stay in the cache
@@ -80,6 +82,9 @@ def _affinity(
         rows, m % n, origin, scale, high, low, c % centres, dim, OPERANDS, INDEX, EVEN, BM, BN, BK
     )
     total -= tl.load(half_norms + c, mask=c < centres, other=float("inf"))[None]
+    if MASKED:
+        own = tl.load(owner + c, mask=c < centres, other=-1)[None]
+        total = tl.where(own == tl.load(asker + m % n)[:, None], -float("inf"), total)
     out = tile_n.to(tl.int64) * n + m
     if INDEX:
         value, where = tl.max(total, 1, return_indices=True)
@@ -91,8 +96,10 @@ def _affinity(
 
 @triton.jit(do_not_specialize=["n", "centres", "tiles"])
 def _affinity_in_tile(
-    rows, picked, counts, tiles, origin, scale, high, low, half_norms, best, at, n, centres, dim,
-    OPERANDS: tl.constexpr, EVEN: tl.constexpr, TILE: tl.constexpr, LANES: tl.constexpr,
+    rows, picked, counts, tiles, origin, scale, high, low, half_norms, asker, owner, best, at,
+    n, centres, dim,
+    OPERANDS: tl.constexpr, MASKED: tl.constexpr, EVEN: tl.constexpr,
+    TILE: tl.constexpr, LANES: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     # pairs of a row and a tile come sorted by tile; a program has pairs of one tile
@@ -111,6 +118,9 @@ def _affinity_in_tile(
         rows, row, origin, scale, high, low, c % centres, dim, OPERANDS, True, EVEN, BM, BN, BK
     )
     total -= tl.load(half_norms + c, mask=c < centres, other=float("inf"))[None]
+    if MASKED:
+        own = tl.load(owner + c, mask=c < centres, other=-1)[None]
+        total = tl.where(own == tl.load(asker + row)[:, None], -float("inf"), total)
     value, where = tl.max(total, 1, return_indices=True)
     out = side.to(tl.int64) * n + m
     tl.store(best + out, value, mask=there)
@@ -205,6 +215,7 @@ def affinity(
     low: Tensor,
     half_norms: Tensor,
     operands: int,
+    mask: Mask | None,
     with_index: bool,
 ) -> tuple[Tensor, Tensor]:
     """Largest x.c - |c|^2 / 2 over the centres c, for x = (row - origin) * scale.
@@ -215,6 +226,7 @@ def affinity(
         high, low: centres [b, D] in half precision, and what that rounding left of them.
         half_norms: [b] float32, |c|^2 / 2.
         operands: AS_THEY_ARE, ROUNDED or SPLIT.
+        mask: [n] and [b] int32; a row looks at no centre of the same number.
         with_index: over all centres, and which it is; otherwise over each tile of them.
 
     Returns:
@@ -227,8 +239,9 @@ def affinity(
     at = torch.empty(across if with_index else 0, n, dtype=torch.int32, device=rows.device)
     with _on(rows):
         _affinity[(triton.cdiv(n, shape["BM"]) * across,)](
-            rows, origin, scale, high, low, half_norms, best, at, n, centres, dim,
-            OPERANDS=operands, INDEX=with_index, EVEN=dim % shape["BK"] == 0, GROUP=8, **shape,
+            rows, origin, scale, high, low, half_norms, *(mask or (rows, rows)), best, at,
+            n, centres, dim, OPERANDS=operands, INDEX=with_index, MASKED=mask is not None,
+            EVEN=dim % shape["BK"] == 0, GROUP=8, **shape,
         )  # fmt: skip
     return _best_tile(best, at) if with_index else (best, at)
 
@@ -243,6 +256,7 @@ def affinity_in_tile(
     low: Tensor,
     half_norms: Tensor,
     operands: int,
+    mask: Mask | None,
 ) -> tuple[Tensor, Tensor]:
     """The same over one tile of centres for each of n pairs of a row and a tile.
 
@@ -261,8 +275,9 @@ def affinity_in_tile(
     with _on(rows):
         # as many programs as the pairs fill, were each tile's last one only begun
         _affinity_in_tile[((n // shape["BM"] + len(counts)) * sides,)](
-            rows, picked, counts, len(counts), origin, scale, high, low, half_norms, best, at,
-            n, len(high), dim, OPERANDS=operands, EVEN=dim % shape["BK"] == 0, TILE=tile,
+            rows, picked, counts, len(counts), origin, scale, high, low, half_norms,
+            *(mask or (rows, rows)), best, at, n, len(high), dim,
+            OPERANDS=operands, MASKED=mask is not None, EVEN=dim % shape["BK"] == 0, TILE=tile,
             LANES=max(16, triton.next_power_of_2(len(counts))), **shape,
         )  # fmt: skip
     return _best_tile(best, at)

@@ -123,8 +123,9 @@ class MemoryBank:
             [M, k].
         """
         self._check(queries, k)
-        if k == 1 and without is None:
-            squared, indices = (each[:, None] for each in self.flat.nearest(queries))
+        if k == 1:
+            nearest = self.flat.nearest(queries, without, group)
+            squared, indices = (each[:, None] for each in nearest)
         else:
             squared, indices = self.flat.few(queries, k, without, group)
         return squared.sqrt(), indices

@@ -9,7 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
-from src.models.products import HALVES, Centres, Frame, product, tiles, uses_kernels
+from src.models.products import HALVES, Centres, Frame, Mask, product, tiles, uses_kernels
 
 CHUNK_ROWS = 16384  # rows made ready at a time for one search
 RESULT_BYTES = 128 * 2**20  # for results before they are reduced to the closest
@@ -54,8 +54,18 @@ class FlatIndex:
     def __init__(self, rows: Tensor) -> None:
         self.rows = _ready(rows)
 
-    def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distance [M] float32 and index [M] int64 of the row closest to each query.
+    def nearest(
+        self, queries: Tensor, without: Tensor | None = None, group: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The row closest to each query.
+
+        Args:
+            queries: [M, D].
+            without: [G, N] bool, rows to leave out of the searches of a group of queries.
+            group: [M] int64, the group of each query.
+
+        Returns:
+            squared distances [M] float32, infinite where no row is left, and indices [M] int64.
 
         Raises:
             ValueError: queries that are not [M, D].
@@ -65,9 +75,17 @@ class FlatIndex:
         squared = torch.empty(len(queries), device=queries.device)
         if not len(queries):
             return squared, index
+        mask = None
+        if without is not None and group is not None:
+            if (without.sum(0) > 1).any():  # a mask knows one number a row
+                squared, index = self.few(queries, 1, without, group)
+                return squared[:, 0], index[:, 0]
+            owner = torch.where(without.any(0), without.int().argmax(0), -1)
+            mask = group.int(), owner.int()
         rows = self._centres(queries)
         for part in tiles(len(queries), max(1, RESULT_BYTES // (PAIR_BYTES * rows.tiles))):
-            squared[part], index[part] = self._closest(queries[part], rows)
+            its = mask and (mask[0][part], mask[1])
+            squared[part], index[part] = self._closest(queries[part], rows, its)
         return squared, index
 
     def few(
@@ -99,21 +117,24 @@ class FlatIndex:
             index[part] = found.gather(1, order)
         return squared, index
 
-    def _closest(self, queries: Tensor, rows: Centres) -> tuple[Tensor, Tensor]:
-        affinity, at = rows.rough(queries)
+    def _closest(self, queries: Tensor, rows: Centres, mask: Mask | None) -> tuple[Tensor, Tensor]:
+        affinity, at = rows.rough(queries, mask)
         best, tile = affinity.max(0)
         if at is not None:
             index = at.gather(0, tile[None])[0]
-            return difference(queries, self.rows, index), index
-        # what is rough tells the few tiles of rows that may hold the closest
-        error = rows.error(*rows.frame.lengths(queries))
-        tile, picked = torch.nonzero(affinity >= best - 2 * error, as_tuple=True)
-        found = rows.closest_in_tile(queries, picked, tile)
-        gaps = difference(queries, self.rows, found, picked)
-        squared = torch.full_like(best, torch.inf).scatter_reduce_(0, picked, gaps, "amin")
-        first = torch.where(gaps == squared[picked], found, len(self.rows) - 1)
-        last = torch.full_like(picked[:1], len(self.rows) - 1).expand(len(queries)).clone()
-        return squared, last.scatter_reduce_(0, picked, first, "amin")
+            squared = difference(queries, self.rows, index)
+        else:
+            # what is rough tells the few tiles of rows that may hold the closest
+            error = rows.error(*rows.frame.lengths(queries))
+            tile, picked = torch.nonzero(affinity >= best - 2 * error, as_tuple=True)
+            found = rows.closest_in_tile(queries, picked, tile, mask)
+            gaps = difference(queries, self.rows, found, picked)
+            squared = torch.full_like(best, torch.inf).scatter_reduce_(0, picked, gaps, "amin")
+            last = len(self.rows) - 1
+            first = torch.where(gaps == squared[picked], found, last)
+            index = torch.full(best.shape, last, device=best.device)
+            index.scatter_reduce_(0, picked, first, "amin")
+        return squared.masked_fill_(best == -torch.inf, torch.inf), index
 
     def _ready(self, queries: Tensor) -> Tensor:
         if queries.ndim != 2 or queries.shape[1] != self.rows.shape[1]:

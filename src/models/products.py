@@ -22,6 +22,7 @@ from torch import Tensor
 
 TILE_ROWS = 4096  # rows and centres of one product where its result is written out
 TILE_CENTRES = 1024
+Mask = tuple[Tensor, Tensor]
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -120,16 +121,20 @@ class Centres:
         if uses_kernels(self.half_norms):
             from src.models import kernels
 
-            return kernels.affinity(queries, *self._operands(kernels.SPLIT), with_index=True)
+            operands = self._operands(kernels.SPLIT)
+            return kernels.affinity(queries, *operands, None, with_index=True)
         return self._by_products(queries, None, slice(0, len(self.rows)))
 
-    def closest_in_tile(self, queries: Tensor, picked: Tensor, tile: Tensor) -> Tensor:
+    def closest_in_tile(
+        self, queries: Tensor, picked: Tensor, tile: Tensor, mask: Mask | None = None
+    ) -> Tensor:
         """The closest centre of one tile, for pairs of a query and a tile.
 
         Args:
             queries: [M, D], not placed.
             picked: [n] int64, the query of each pair.
             tile: [n] int64, the tile of each pair, ascending.
+            mask: as for `rough`.
 
         Returns:
             [n] int64, an index among all centres.
@@ -139,12 +144,17 @@ class Centres:
             from src.models import kernels
 
             operands = self._operands(kernels.SPLIT)
-            return kernels.affinity_in_tile(queries, picked, counts, *operands)[1]
+            return kernels.affinity_in_tile(queries, picked, counts, *operands, mask)[1]
         parts = zip(picked.split(counts.tolist()), tiles(len(self.rows), self.tile), strict=True)
         return torch.cat([self._by_products(queries, part, among)[1] for part, among in parts])
 
-    def rough(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
+    def rough(self, queries: Tensor, mask: Mask | None = None) -> tuple[Tensor, Tensor | None]:
         """Affinity to the closest centre of each tile, off by at most `error`.
+
+        Args:
+            queries: [M, D], not placed.
+            mask: numbers of the queries [M] and of the centres [b], int32: a query looks at no
+                centre that has its number. Where none is left its affinity is -infinity.
 
         Returns:
             [tiles, M]; and which centre it is [tiles, M], where float32 formed the products.
@@ -153,13 +163,17 @@ class Centres:
             from src.models import kernels
 
             operands = self._operands(kernels.ROUNDED)
-            return kernels.affinity(queries, *operands, with_index=False)[0], None
+            return kernels.affinity(queries, *operands, mask, with_index=False)[0], None
         best = self.half_norms.new_empty(self.tiles, len(queries))
         at = torch.empty(best.shape, dtype=torch.int64, device=best.device)
         for part in tiles(len(queries), TILE_ROWS):
             placed = self.frame.place(queries[part])
             for number, among in enumerate(tiles(len(self.rows), self.tile)):
-                best[number, part], at[number, part] = self._affinities(placed, among).max(1)
+                affinities = self._affinities(placed, among)
+                if mask is not None:
+                    asker, owner = mask[0][part, None], mask[1][None, among]
+                    affinities.masked_fill_(asker == owner, -torch.inf)
+                best[number, part], at[number, part] = affinities.max(1)
                 at[number, part] += among.start
         return best, at
 

@@ -27,8 +27,8 @@ def pick_inside(
     Returns:
         positions of the picks in the working set, and the squared distance each had when picked.
     """
-    norms = (rows * rows).sum(1)
-    gram = product(rows, rows, torch.zeros_like(norms))
+    gram = product(rows, rows, rows.new_zeros(len(rows)))
+    norms = gram.diagonal().contiguous()
     before_rival = torch.searchsorted(members, rival)  # members that come first at equal distance
     if uses_kernels(gram):
         from src.models import kernels
