@@ -1,95 +1,131 @@
-"""Greedy selection against a plain farthest-first loop, on the same rows in the same run.
+"""Greedy selection against its own matrix product and against other selections, in one run.
 
     python benchmarks/coreset.py [--rows 50000] [--dim 512] [--fraction 0.1] [--repeats 5]
+        [--device cpu] [--dtype float32] [--features synthetic] [--peers loop,anomalib,approximate]
 
-First checks the picks against a float64 loop on small cases, then times both. The loop is as quick
-as one gets in float32: norms once, one matrix-vector product a pick, the running minimum in place.
-Prints a table, and one JSON line last.
+First checks the picks: on small cases and a larger one against a float64 loop, in the run itself
+some of them against the farthest row in float64. Prints a table, and one JSON line last. Ours and
+the product are medians after a warm-up; peers run once, after a small run of theirs. Covering radii
+are in the full dimension.
 """
 
 import argparse
-import json
 import os
-import platform
-import time
-from collections.abc import Callable
+from itertools import pairwise
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.coreset import farthest_first
-from src.models.nearest import nearest
+from benchmarks.common import (
+    command_line,
+    extra_memory,
+    figures,
+    keep_freed_memory,
+    median_seconds,
+    percent,
+    report,
+    setting,
+)
+from benchmarks.features import features
+from benchmarks.peers import Select, anomalib, approximate, loop
+from src.models.coreset import IN_CACHE, farthest_first
+from src.models.nearest import nearest, tiles
+
+PEERS = ("loop", "anomalib", "approximate")
+SLACK = 1e-6  # how far, relatively, a pick's distance may fall short of the largest
+SAMPLES = 20  # picks looked at for that
+BLOCK = {"cpu": (4096, 1024), "cuda": (65536, 4096)}  # rows and picks of one product
 
 
 def main() -> None:
     """Check, measure, print."""
     args = arguments()
-    check()
-    rows = features(args.rows, args.dim)
-    target = round(args.fraction * args.rows)
-    seconds = {
-        "selection": median_seconds(lambda: farthest_first(rows, target), args.repeats),
-        "product": median_seconds(lambda: product(rows, target), args.repeats),
-        "loop": median_seconds(lambda: loop(rows, target), 1, warm_up=False),
+    torch.set_float32_matmul_precision("highest")
+    check(args)
+    rows = features(args, args.rows)
+    target = round(args.fraction * len(rows))
+    picks, extra = extra_memory(lambda: select(rows, target, args), args.device)
+    keep_freed_memory()
+    notes = {
+        "rows": len(rows),
+        "dim": rows.shape[1],
+        "target": len(picks),
+        "devices": args.devices,
+        "extra_memory_percent": percent(extra, rows.nbytes),
+        "slack": checked_slack(rows, picks),
     }
-    ours, theirs = torch.as_tensor(farthest_first(rows, target).indices), loop(rows, target)
-    result = {
-        "rows": args.rows,
-        "dim": args.dim,
-        "target": target,
-        "seconds": seconds,
-        "loop_over_selection": seconds["loop"] / seconds["selection"],
-        "selection_over_product": seconds["selection"] / seconds["product"],
-        "gflops": 2e-9 * args.rows * target * args.dim / seconds["selection"],
-        "same_picks": float((ours == theirs).float().mean()),
-        "radius": {"selection": radius(rows, ours), "loop": radius(rows, theirs)},
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-    }
-    print(f"{args.rows} x {args.dim} -> {target}, {torch.get_num_threads()} threads")
-    for name, value in seconds.items():
-        print(f"  {name:10} {value:8.2f} s")
-    print(f"  {result['loop_over_selection']:.1f} times faster than the loop")
-    print(json.dumps(result))
+    measured = measure(rows, picks, args, notes)
+    notes["ours_over_product"] = 1 / measured["product"]["times_ours"]
+    title = f"{len(rows)} x {rows.shape[1]} -> {len(picks)}"
+    report(title, measured, {**setting(args), **notes})
 
 
-def features(rows: int, dim: int) -> Tensor:
-    """Rows like patch features: a few dozen strong directions, noise in all, seeded."""
-    generator = torch.Generator().manual_seed(0)
-    strength = 2 * torch.rand(64, generator=generator)
-    directions = torch.randn(64, dim, generator=generator) / 8
-    codes = torch.randn(rows, 64, generator=generator) * strength
-    return codes @ directions + 0.3 * torch.randn(rows, dim, generator=generator)
+def select(rows: Tensor, target: int, args: argparse.Namespace) -> Tensor:
+    """Our picks [k] int64, on the device of the rows."""
+    chosen = farthest_first(rows, target, devices=args.shares)
+    return torch.as_tensor(chosen.indices, device=rows.device)
 
 
-def loop(rows: Tensor, target: int, seed: int = 42) -> Tensor:
-    """Plain farthest-first in the rows' own precision."""
-    norms = (rows * rows).sum(1)
-    pick = int(np.random.default_rng(seed).integers(len(rows)))
-    distances = torch.full((len(rows),), torch.inf, dtype=rows.dtype)
-    picks = [pick]
-    for _ in range(target - 1):
-        torch.minimum(distances, norms + norms[pick] - 2 * (rows @ rows[pick]), out=distances)
-        distances[pick] = -1
-        pick = int(distances.argmax())
-        picks.append(pick)
-    return torch.tensor(picks)
+def measure(
+    rows: Tensor, picks: Tensor, args: argparse.Namespace, notes: dict[str, object]
+) -> dict[str, dict[str, float]]:
+    """Time ours, the product and the peers, and judge what each picked.
+
+    Args:
+        rows: [N, D].
+        picks: ours [k] int64.
+        notes: takes what is to be said of a peer.
+
+    Returns:
+        figures by column, by name.
+    """
+    target, plain = len(picks), rows.float()
+    mine = median_seconds(lambda: select(rows, target, args), args.device, args.repeats)
+    pure = median_seconds(lambda: product(plain, target), args.device, args.repeats)
+    seconds, chosen = {"ours": mine, "product": pure}, {"ours": picks}
+    for name in args.peers:
+        peer, notes[name] = find(name)
+        if peer:
+            seconds[name], chosen[name] = timed(peer, plain, target, args.device)
+    operations = 2 * rows.numel() * target
+    measured = {name: figures(value, mine, operations) for name, value in seconds.items()}
+    for name, selection in chosen.items():
+        measured[name]["radius"] = radius(rows, selection)
+        if "loop" in chosen:
+            measured[name]["same_picks"] = float((selection == chosen["loop"]).float().mean())
+    return measured
 
 
-def product(rows: Tensor, target: int, block: int = 1024) -> None:
+def find(name: str) -> tuple[Select | None, str]:
+    """A peer by its name, and what to say of it."""
+    if name == "anomalib":
+        return anomalib()
+    return {"loop": loop, "approximate": approximate}[name], "restated here, float32"
+
+
+def timed(peer: Select, rows: Tensor, target: int, device: str) -> tuple[float, Tensor]:
+    """Seconds of one selection, and its picks."""
+    peer(rows[:2048], 64)
+    picks: list[Tensor] = []
+    seconds = median_seconds(lambda: picks.append(peer(rows, target)), device, 1)
+    return seconds, picks[0]
+
+
+def product(rows: Tensor, target: int) -> None:
     """The matrix product of the same operations, by itself."""
-    for start in range(0, target, block):
-        columns = rows[start : min(start + block, target)].T
-        for first in range(0, len(rows), 4096):
-            rows[first : first + 4096] @ columns
+    stretch, block = BLOCK[rows.device.type]
+    for among in tiles(target, block):
+        columns = rows[among].T
+        for part in tiles(len(rows), stretch):
+            rows[part] @ columns
 
 
-def check() -> None:
-    """Picks equal a float64 loop's on small cases of several kinds.
+def check(args: argparse.Namespace) -> None:
+    """Picks equal a float64 loop's, where rows are worked on pick by pick and where in blocks.
 
     Raises:
         SystemExit: they do not.
@@ -101,11 +137,51 @@ def check() -> None:
         "clustered": centres[generator.integers(0, 20, 3000)]
         + generator.normal(size=(3000, 32)) / 9,
         "lattice": generator.integers(0, 4, (2000, 6)).astype(float),
+        "many": generator.normal(size=(IN_CACHE // 64 + 5000, 64)),
     }
     for name, case in cases.items():
-        rows = torch.tensor(case, dtype=torch.float32)
-        if not np.array_equal(farthest_first(rows, 200).indices, loop(rows.double(), 200).numpy()):
+        rows = torch.tensor(case, dtype=getattr(torch, args.dtype), device=args.device)
+        ours = farthest_first(rows, 200, devices=args.shares).indices
+        if not np.array_equal(ours, loop(rows.double(), 200).cpu().numpy()):
             raise SystemExit(f"picks differ from the float64 loop's on {name} rows")
+
+
+def checked_slack(rows: Tensor, picks: Tensor) -> float:
+    """`slack`, where it is as little as it has to be.
+
+    Raises:
+        SystemExit: it is not.
+    """
+    worst = slack(rows, picks)
+    if worst > SLACK:
+        raise SystemExit(f"a pick is nearer than the farthest row by {worst:.1e} of its distance")
+    return worst
+
+
+def slack(rows: Tensor, picks: Tensor) -> float:
+    """By how much some picks, spread over all, were not the farthest row: the worst, in float64.
+
+    Args:
+        rows: [N, D].
+        picks: [k] int64, in their order.
+
+    Returns:
+        1 - d / D, for the distances of the pick and of the farthest row to the picks before.
+    """
+    origin = rows.mean(0, dtype=torch.float32).double()
+    closest = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
+    worst = 0.0
+    places = np.unique(np.linspace(1, len(picks) - 1, SAMPLES).astype(int)).tolist()
+    for earlier, place in pairwise([0, *places]):
+        centres = rows[picks[earlier:place]].double() - origin
+        norms = (centres * centres).sum(1)
+        for part in tiles(len(rows), 8192):
+            tile = rows[part].double() - origin
+            gaps = torch.addmm(norms, tile, centres.T, alpha=-2).min(1).values
+            closest[part] = torch.minimum(closest[part], gaps + (tile * tile).sum(1))
+        own = closest[picks[place]].clamp(min=0)
+        worst = max(worst, 1 - float((own / closest.max()).sqrt()))
+    return worst
 
 
 def radius(rows: Tensor, picks: Tensor) -> float:
@@ -113,26 +189,20 @@ def radius(rows: Tensor, picks: Tensor) -> float:
     return float(nearest(rows, rows[picks])[0].max().sqrt())
 
 
-def median_seconds(work: Callable[[], object], repeats: int, warm_up: bool = True) -> float:
-    """Median time of `repeats` calls."""
-    if warm_up:
-        work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return float(np.median(times))
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--dim", type=int, default=512)
+    parser = command_line(__doc__, rows=50_000, dim=512)
     parser.add_argument("--fraction", type=float, default=0.1)
-    parser.add_argument("--repeats", type=int, default=5)
-    return parser.parse_args()
+    parser.add_argument("--peers", default=",".join(PEERS), help="'' for none")
+    parser.add_argument("--devices", type=int, default=1, help="that share the work")
+    args = parser.parse_args()
+    args.peers = [name for name in args.peers.split(",") if name]
+    if unknown := set(args.peers) - set(PEERS):
+        parser.error(f"--peers: no {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    kind = torch.device(args.device).type
+    names = [f"cuda:{i}" if kind == "cuda" else kind for i in range(args.devices)]
+    args.shares = names if args.devices > 1 else None
+    return args
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ def main() -> None:
         image_size=256, cache=args.cache,
     )  # fmt: skip
     train, test = FolderDataset(args.root, split="train"), FolderDataset(args.root, split="test")
-    patches = np.concatenate(
-        [g.features.reshape(-1, g.features.shape[-1]) for g in model.embed(train)]
-    )
+    patches = np.concatenate([grids.features.flatten(0, 2) for grids in model.embed(train)])
     rows = []
     for seed in args.seeds:
         model.seed = seed

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from src.data import InspectionDataset
 from src.evaluation.scored import Scored
 from src.models.patchcore import PatchCore, Progress
+from src.models.products import rows_not_finite
 
 SHARED = "shared"  # the bank's name where all objects share one
 QUANTILES = 101
@@ -100,14 +102,14 @@ def select_bank(
     fraction = model.coreset_percentage
     selection = model.select(train, min(1.0, oversample * fraction), selecting=progress("coreset"))
     share = min(max(1, round(fraction * selection.seen)), len(selection.features))
-    rows = selection.features.float().numpy()
-    with np.errstate(over="ignore"):  # said below
-        sent = rows.astype(dtype)
-    if not np.isfinite(sent).all():
+    sent = selection.features.to(getattr(torch, dtype))
+    if rows_not_finite(sent):
         raise ValueError(f"features do not fit {dtype}: set merge.encoding to float32")
-    slip = float(np.linalg.norm(rows - sent, axis=1).max())
+    slip = 0.0
+    if sent.dtype != selection.features.dtype:
+        slip = float((selection.features.float() - sent.float()).norm(dim=1).max())
     return ClientBank(
-        features=sent,
+        features=sent.numpy(),
         radius=float(selection.radii[-1]) + slip,
         share=share,
         share_radius=float(selection.radii[share - 1]) + slip,

@@ -15,6 +15,7 @@ import torch
 
 from src.client import ClientBank
 from src.models.coreset import Progress, farthest_first
+from src.models.products import rows_not_finite
 from src.models.shards import devices_for
 
 
@@ -50,7 +51,7 @@ def check_bank(bank: ClientBank, dim: int) -> None:
         raise BankRefused(f"its bank holds {rows.dtype}, not float16 or float32")
     if rows.shape[1] != dim:
         raise BankRefused(f"its bank has {rows.shape[1]} dimensions, not {dim}")
-    bad = int((~np.isfinite(rows).all(1)).sum())
+    bad = rows_not_finite(torch.from_numpy(np.require(rows, None, "W")))
     if bad:
         raise BankRefused(f"{bad} of its {len(rows)} rows hold NaN or infinite values")
     if not 1 <= bank.share <= len(rows) <= bank.patches:

@@ -40,7 +40,7 @@ class Patches:
 
 
 def patches_of(model, images) -> np.ndarray:  # [N, D] float32
-    return np.concatenate([grid.features.flatten(0, 1).numpy() for grid in model.embed(images)])
+    return np.concatenate([grids.features.flatten(0, 2).numpy() for grids in model.embed(images)])
 
 
 def farthest(patches: np.ndarray, bank: np.ndarray) -> float:

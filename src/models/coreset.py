@@ -26,7 +26,7 @@ from torch import Tensor
 from src.models.copies import copies
 from src.models.nearest import FAR_OFF, difference
 from src.models.one_by_one import one_by_one
-from src.models.products import HALVES, Centres, Frame, tiles, uses_kernels
+from src.models.products import HALVES, Centres, Frame, rows_not_finite, tiles, uses_kernels
 from src.models.shards import Shard, Shards, side_by_side
 from src.models.working_set import CHOSEN, pick_inside
 
@@ -128,8 +128,7 @@ def farthest_first(
 
 
 def _pick_by_pick(rows: Tensor, start: int, target: int) -> Coreset:
-    finite = torch.isfinite(rows).all(1)
-    _refuse(len(rows) - int(finite.sum()), len(rows))
+    _refuse(rows_not_finite(rows), len(rows))
     repeated = copies(Shards(rows), start)
     distinct = len(rows) - len(repeated)
     wide = rows.double() if rows.dtype == torch.bfloat16 else rows  # which arrays do not have
@@ -300,9 +299,7 @@ def _frames(rows: Shards) -> tuple[Frame, Frame]:
     mean = sums.sum(0) / len(rows)
     if not torch.isfinite(mean).all():
         bad = rows.each(
-            lambda shard: sum(
-                int((~torch.isfinite(tile).all(1)).sum()) for _, tile in shard.tiles(shard.scratch)
-            )
+            lambda shard: sum(rows_not_finite(tile) for _, tile in shard.tiles(shard.scratch))
         )
         _refuse(sum(bad), len(rows))
     frame = Frame.around(mean.float(), largest.amax().float())

@@ -227,10 +227,14 @@ def _on_gpu(
     extractor.to(memory_format=torch.channels_last)
     device = extractor.mean.device
     finite = torch.ones((), dtype=torch.bool, device=device)
+    here, copying = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     for batch in _batches(stacks, batch_size):
         with torch.inference_mode():
-            images = torch.cat([stack.to(device, non_blocking=True) for stack, _ in batch])
-            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.cuda.stream(copying):  # while the network still works on the last batch
+                images = torch.cat([stack.to(device, non_blocking=True) for stack, _ in batch])
+                images = images.contiguous(memory_format=torch.channels_last)
+            here.wait_stream(copying)
+            images.record_stream(here)
             grids = _grids(extractor, images, patch_size)
             finite &= torch.isfinite(grids).all()
         yield PatchGrids(grids, [size for _, sizes in batch for size in sizes])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.models.coreset import greedy_coreset_selection
 from src.models.nearest import FlatIndex, difference
-from src.models.products import tiles
+from src.models.products import rows_not_finite, tiles
 from src.models.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
@@ -59,7 +59,7 @@ class MemoryBank:
         rows = _rows(features)
         if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
             raise ValueError(f"features are {rows.shape}, the bank takes [M, {self.feature_dim}]")
-        bad = int((~np.isfinite(rows).all(1)).sum())
+        bad = rows_not_finite(_tensor(rows))
         if bad:
             raise ValueError(f"{bad} of {len(rows)} rows hold NaN or infinite values")
         self.features = np.concatenate([self.features, rows]) if len(self) else rows.copy()
@@ -95,7 +95,7 @@ class MemoryBank:
         if isinstance(query, Tensor):
             queries = query.to(self.device)
         else:
-            queries = torch.from_numpy(np.require(query, None, ["C", "W"])).to(self.device)
+            queries = _tensor(query).to(self.device)
         self._check(queries, k)
         if self.device.type != "cpu" and not _faiss_on_gpu():
             distances, indices = self.neighbours(queries, k)
@@ -173,6 +173,10 @@ class MemoryBank:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileError(f"{path} holds no bank: {error!r}") from error
         return bank
+
+
+def _tensor(rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.require(rows, None, ["C", "W"]))
 
 
 def _rows(features: np.ndarray | Tensor) -> np.ndarray:

@@ -143,7 +143,7 @@ class PatchCore:
             extracting, selecting: called with (done, total) as the two steps go on.
         """
         rows: BoundedRows | None = None
-        for grids in self._embed(_normal_only(dataset), extracting):
+        for grids in self.embed(_normal_only(dataset), extracting):
             patches = grids.features.flatten(0, 2)
             if rows is None:
                 expected = operator.length_hint(dataset) * len(patches) // len(grids.features)
@@ -210,10 +210,24 @@ class PatchCore:
         self.threshold = float(np.quantile(scores, 1 - false_alarm_rate))
         return self.threshold
 
-    def embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrid]:
-        """Patch grids of a dataset's images in order, from the cache where it has them."""
-        for grids in self._embed(dataset, progress):
-            yield from grids
+    def embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrids]:
+        """Patch grids of a dataset's images in order, from the cache where it has them.
+
+        They come by the batch; on a CPU a batch is one image.
+        """
+        total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
+        if self.cache is None or samples is None:
+            batches = self._extract(dataset)
+        else:
+            paths = [Path(sample.path) for sample in samples]
+            grids = through_cache(self.cache, dataset, paths, self._extract)
+            batches = _together(grids, 1 if self.device.type == "cpu" else CACHED_TOGETHER)
+        done = 0
+        for batch in batches:
+            yield batch
+            done += len(batch.features)
+            if progress:
+                progress(done, total)
 
     def get_memory_bank(self) -> np.ndarray:
         """The bank's rows [N, D]."""
@@ -280,22 +294,6 @@ class PatchCore:
         model.threshold = file.thresholds.get(name)
         return model
 
-    def _embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrids]:
-        """Patch grids by the batch; on a CPU a batch is one image."""
-        total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
-        if self.cache is None or samples is None:
-            batches = self._extract(dataset)
-        else:
-            paths = [Path(sample.path) for sample in samples]
-            grids = through_cache(self.cache, dataset, paths, self._extract)
-            batches = _together(grids, 1 if self.device.type == "cpu" else CACHED_TOGETHER)
-        done = 0
-        for batch in batches:
-            yield batch
-            done += len(batch.features)
-            if progress:
-                progress(done, total)
-
     def _judge(
         self, dataset: Iterable, without_own: bool = False, progress: Progress | None = None
     ) -> Iterator[tuple[list[Size], Tensor, Tensor]]:
@@ -305,7 +303,7 @@ class PatchCore:
         """
         if not len(self.memory_bank):
             raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
-        for batch in self._embed(dataset, progress):
+        for batch in self.embed(dataset, progress):
             yield batch.image_sizes, *self._scores(batch.features.to(self.device), without_own)
 
     def _scores(self, grids: Tensor, without_own: bool) -> tuple[Tensor, Tensor]:

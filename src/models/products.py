@@ -248,6 +248,12 @@ def tiles(length: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
+def rows_not_finite(rows: Tensor) -> int:
+    """How many rows [N, D] hold NaN or infinite values."""
+    parts = tiles(len(rows), TILE_ROWS)
+    return sum(int((~torch.isfinite(rows[part]).all(1)).sum()) for part in parts)
+
+
 def uses_kernels(rows: Tensor) -> bool:
     """Whether products of these rows run in our GPU kernels."""
     return rows.is_cuda and _has_triton()

@@ -33,8 +33,8 @@ def plain_federation(settings, partition: Partition, bank: str) -> np.ndarray:
     for client in range(len(partition.clients)):
         held = by_bank(data.share(partition, client).train, settings.model_scope)
         if bank in held:
-            grids = model.embed(held[bank])
-            patches = np.concatenate([grid.features.flatten(0, 1).numpy() for grid in grids])
+            batches = model.embed(held[bank])
+            patches = np.concatenate([each.features.flatten(0, 2).numpy() for each in batches])
             sent.append(plain_selection(patches, round(OVERSAMPLE * FRACTION * len(patches))))
             budget += round(FRACTION * len(patches))
     return plain_selection(np.concatenate(sent), budget)

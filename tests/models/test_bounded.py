@@ -96,3 +96,16 @@ def test_a_bound_below_two_rows_and_a_selection_from_nothing_are_refused():
 def test_rows_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="1 of 8 rows hold NaN"):
         filled([normal(7), torch.full((1, D), torch.nan)], rows_held=10).select(2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rows_held_on_a_gpu_are_selected_as_on_a_cpu():
+    chosen = []
+    for device in ("cpu", "cuda"):
+        held = BoundedRows(None, 0, device, expected=300)
+        for seed in range(4):
+            held.add(normal(200, seed).to(device))
+        chosen.append(held.select(60))
+    assert torch.equal(chosen[0].features, chosen[1].features)
+    torch.testing.assert_close(chosen[0].radii, chosen[1].radii)

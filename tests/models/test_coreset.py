@@ -100,6 +100,37 @@ def test_single_precision_picks_as_double_on_generic_rows(
     np.testing.assert_allclose(chosen.radii, radii, rtol=3e-6)
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("kind", ["generic", "duplicated"])
+def test_shards_on_several_devices_pick_as_one_does(kind, count, random_state, monkeypatch):
+    monkeypatch.setattr(coreset, "IN_CACHE", 0)
+    rows = KINDS[kind](random_state, n=500, d=24).astype(np.float32)
+    target = distinct(rows) // 2
+    one = farthest_first(rows, target, working_set=16)
+    several = farthest_first(rows, target, working_set=16, devices=["cpu"] * count)
+    np.testing.assert_array_equal(several.indices, one.indices)
+    np.testing.assert_allclose(several.radii, one.radii, rtol=1e-6)
+
+
+def test_a_memory_mapped_file_is_selected_from_where_it_lies(tmp_path, random_state, monkeypatch):
+    monkeypatch.setattr(coreset, "IN_CACHE", 0)
+    rows = generic(random_state, n=500, d=24).astype(np.float16)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = farthest_first(mapped, 60, working_set=16)
+    np.testing.assert_array_equal(chosen.indices, plain_farthest_first(rows, 60)[0])
+
+
+@given(st.integers(0, 99), st.sampled_from([-100, -30, 30, 100]), st.integers(2, 40))
+def test_scale_changes_no_pick(seed, power, target):
+    rows = generic(np.random.default_rng(seed), n=50, d=4)
+    expected = farthest_first(rows, target, seed)
+    scaled = farthest_first(np.ldexp(rows, power), target, seed)
+    np.testing.assert_array_equal(scaled.indices, expected.indices)
+
+
 @pytest.mark.parametrize("in_cache", [0, coreset.IN_CACHE])
 @given(seed=st.integers(0, 99), kind=st.sampled_from(sorted(KINDS)), target=st.integers(2, 60))
 def test_reported_radii_never_grow_and_are_the_measured_ones(in_cache, seed, kind, target):

@@ -63,7 +63,8 @@ def entries(tmp_path):
 
 
 def embedded(model, dataset):
-    return [(grid.features.clone(), grid.image_size) for grid in model.embed(dataset)]
+    grids = (grid for batch in model.embed(dataset) for grid in batch)
+    return [(grid.features.clone(), grid.image_size) for grid in grids]
 
 
 def same(ones, others):

@@ -6,7 +6,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from src.models import FeatureExtractor, WeightsError, aggregate_features, extract_patch_features
+from src.models import (
+    FeatureExtractor,
+    WeightsError,
+    aggregate_features,
+    extract_patch_features,
+    features,
+)
 from src.models.backbone import TIMM_NAMES, layer_stride
 
 BOTH = ["layer2", "layer3"]
@@ -260,3 +266,11 @@ def test_patches_are_laid_out_image_by_image_and_row_by_row():
     assert rows.shape == (2 * 3 * 4, 5)
     for b, y, x in np.ndindex(2, 3, 4):
         assert torch.equal(rows[(b * 3 + y) * 4 + x], grid[b, :, y, x])
+
+
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("size", [(14, 18), (7, 9), (10, 11), (3, 30)])
+def test_averages_by_products_are_those_by_pooling(size, patch_size):
+    x = torch.randn(2, 16, 7, 9).contiguous(memory_format=torch.channels_last)
+    pooled = features._by_pooling(x, size, patch_size)
+    torch.testing.assert_close(features._by_products(x, size, patch_size), pooled)

@@ -76,10 +76,24 @@ def test_a_group_of_queries_never_finds_the_rows_it_leaves_out(k):
     assert torch.equal(indices, expected.indices[:, :k])
 
 
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("shared", [False, True], ids=["each its own", "one row in common"])
+def test_a_group_s_nearest_row_is_none_that_it_leaves_out(shared):
+    queries, rows = normal(30, 8, seed=1), normal(40, 8, seed=2)
+    group = torch.arange(30) % 3
+    without = torch.arange(40)[None] % 4 == torch.arange(3)[:, None]
+    without[:, 7] |= shared
+    distances, indices = FlatIndex(rows).nearest(queries, without, group)
+    expected = brute_force(queries, rows).masked_fill(without[group], torch.inf).min(1)
+    torch.testing.assert_close(distances, expected.values.float())
+    assert torch.equal(indices, expected.indices)
+
+
 def test_with_every_row_left_out_distances_are_infinite():
     everything, group = torch.ones(1, 5, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
-    distances, _ = FlatIndex(normal(5, 4)).few(normal(3, 4), 2, everything, group)
-    assert torch.isinf(distances).all()
+    index, queries = FlatIndex(normal(5, 4)), normal(3, 4)
+    assert torch.isinf(index.few(queries, 2, everything, group)[0]).all()
+    assert torch.isinf(index.nearest(queries, everything, group)[0]).all()
 
 
 def test_no_rows_and_other_dimensions_are_refused():

@@ -107,6 +107,48 @@ def test_an_image_that_gave_every_row_is_infinitely_far(random_state):
     assert float(image_scores(bank, *one(patches), distances, indices, 9, own)) == np.inf
 
 
+def test_images_together_score_as_each_alone(random_state):
+    bank = filled(random_state.normal(size=(60, D)).astype(np.float32))
+    patches = random_state.normal(size=(4, 30, D)).astype(np.float32)
+    patches[0, :5], patches[2, 3:9] = bank.features[:5], bank.features[4:10]
+    features = torch.as_tensor(patches)
+    distances, indices = (
+        torch.stack(each) for each in zip(*(found(bank, image) for image in patches), strict=True)
+    )
+    *judged, own = leave_out_own(bank, features, distances, indices)
+    scores = image_scores(bank, features, *judged, 9, own)
+    for image in range(4):
+        alone = [each[image : image + 1] for each in (features, distances, indices)]
+        *others, lost = leave_out_own(bank, *alone)
+        assert torch.equal(lost[0], own[image])
+        assert torch.equal(others[1][0], judged[1][image])
+        assert float(image_scores(bank, alone[0], *others, 9, lost)) == pytest.approx(
+            float(scores[image]), rel=1e-6
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_gpu_scores_as_a_cpu_does(dtype, random_state):
+    rows, patches = (
+        random_state.normal(size=size).astype(dtype) for size in ((900, D), (8, 64, D))
+    )
+    patches[:, ::7] = rows[:80].reshape(8, 10, D)
+    results = []
+    for device in ("cpu", "cuda"):
+        bank = MemoryBank(D, device=device)
+        bank.add(rows)
+        features = torch.as_tensor(patches, device=device)
+        distances, indices = (x.view(8, 64) for x in bank.neighbours(features.flatten(0, 1)))
+        *judged, own = leave_out_own(bank, features, distances, indices)
+        scores = image_scores(bank, features, *judged, 9, own)
+        maps = anomaly_maps(distances.view(8, 8, 8), (50, 70), (64, 64), (56, 56))
+        results.append([x.cpu() for x in (distances, *judged, own, scores, maps)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (10, 100), (8, 8)])
 def test_a_map_is_the_distances_upsampled_and_smoothed_by_sigma_4(size, random_state):
     grid = torch.as_tensor(random_state.random((-(-size[0] // 8), -(-size[1] // 8))))

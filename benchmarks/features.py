@@ -1,0 +1,79 @@
+"""Rows to measure with: made up, patch features of Magnetic Tile Defects, or these rotated."""
+
+import argparse
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data import FolderDataset
+from src.models import PatchCore
+from src.models.nearest import tiles
+
+SETS = ("synthetic", "mtd", "mtd-rotated")
+CHUNK = 8192
+CODES = 64  # strong directions of synthetic rows
+
+
+def features(args: argparse.Namespace, count: int) -> Tensor:
+    """`count` rows [count, D] of the set, dtype and device the command line names, seeded.
+
+    Raises:
+        SystemExit: the set needs what the command line does not give.
+    """
+    if args.features == "synthetic":
+        return _synthetic(count, args)
+    rows = _patches(count, args)
+    return _rotated(rows, args) if args.features == "mtd-rotated" else _like(rows, args)
+
+
+def _synthetic(count: int, args: argparse.Namespace) -> Tensor:
+    """Rows like patch features: a few dozen strong directions, noise in all."""
+    generator = torch.Generator(args.device).manual_seed(0)
+    place = {"generator": generator, "device": args.device}
+    strength = 2 * torch.rand(CODES, **place)
+    directions = torch.randn(CODES, args.dim, **place) / CODES**0.5
+    rows = _empty(count, args.dim, args)
+    for part in tiles(count, CHUNK):
+        codes = torch.randn(part.stop - part.start, CODES, **place) * strength
+        rows[part] = codes @ directions + 0.3 * torch.randn(len(codes), args.dim, **place)
+    return rows
+
+
+def _patches(count: int, args: argparse.Namespace) -> Tensor:
+    """Patch features of the training images, drawn without replacement: [count, 152] float16."""
+    if args.data is None:
+        raise SystemExit(f"--features {args.features}: name the data set's folder, --data")
+    model = PatchCore(
+        "efficientnet_lite0", device=args.device, image_size=256, cache=args.cache
+    )  # fmt: skip
+    train = FolderDataset(args.data, split="train")
+    grids = [batch.features.flatten(0, 2) for batch in model.embed(train)]
+    total = sum(map(len, grids))
+    if count > total:
+        raise SystemExit(f"{count} rows were asked for, the training images have {total}")
+    drawn = np.random.default_rng(0).choice(total, count, replace=False)
+    return torch.cat(grids)[torch.from_numpy(drawn)]
+
+
+def _rotated(rows: Tensor, args: argparse.Namespace) -> Tensor:
+    """Rows in more dimensions: turned there as they are, with noise of 1 % of their deviation."""
+    if args.dim < rows.shape[1]:
+        raise SystemExit(f"--features mtd-rotated: --dim is at least {rows.shape[1]}")
+    generator = torch.Generator(args.device).manual_seed(0)
+    place = {"generator": generator, "device": args.device}
+    turn = torch.linalg.qr(torch.randn(args.dim, rows.shape[1], **place)).Q.T
+    noise = 0.01 * float(rows.float().std())
+    turned = _empty(len(rows), args.dim, args)
+    for part in tiles(len(rows), CHUNK):
+        tile = rows[part].float().to(args.device) @ turn
+        turned[part] = tile + noise * torch.randn(tile.shape, **place)
+    return turned
+
+
+def _empty(count: int, dim: int, args: argparse.Namespace) -> Tensor:
+    return torch.empty(count, dim, dtype=getattr(torch, args.dtype), device=args.device)
+
+
+def _like(rows: Tensor, args: argparse.Namespace) -> Tensor:
+    return rows.to(args.device, getattr(torch, args.dtype))

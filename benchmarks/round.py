@@ -1,0 +1,172 @@
+"""A whole round by its stages: clients extract and select, the server merges, clients calibrate.
+
+    python -m benchmarks.round [--clients 8] [--images 1000] [--side 224] [--fraction 0.01]
+        [--oversample 6] [--backbone wide_resnet50_2] [--files] [--device cuda]
+
+The round's own functions, one client after another on one device, without Flower in between. The
+images are synthetic and all different; they lie in memory or, with --files, in PNG files. The
+backbone's weights are random. Checks that every client's patches lie within the radius that the
+merge certifies. Prints the seconds of each stage, images a second beside the backbone's own
+forward pass, and one JSON line last.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.common import device_name, median_seconds, report, wait
+from src.client import ClientBank, calibrate_with, select_bank
+from src.data.dataset import read_image
+from src.merge import merge_banks
+from src.models.extraction import BATCH_PIXELS
+from src.models.patchcore import PatchCore
+
+
+class Synthetic:
+    """Images [3, S, S] that no other client has.
+
+    Args:
+        client: seeds them.
+        folder: where to put them as files, which are then decoded whenever one is asked for.
+    """
+
+    def __init__(self, client: int, images: int, side: int, folder: Path | None = None) -> None:
+        generator = torch.Generator().manual_seed(client)
+        coarse = torch.rand(images, 3, side // 8, side // 8, generator=generator)
+        self.images = list(F.interpolate(coarse, (side, side), mode="bilinear"))
+        self.paths = [folder / f"{client}-{i}.png" for i in range(images)] if folder else []
+        for path, image in zip(self.paths, self.images, strict=False):
+            Image.fromarray((255 * image.permute(1, 2, 0)).byte().numpy()).save(path)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return read_image(self.paths[i]) if self.paths else self.images[i]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+
+class Stages:
+    """Seconds by stage, all clients' together."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add what happens inside to a stage."""
+        wait(self.device)
+        started = time.perf_counter()
+        yield
+        wait(self.device)
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def main() -> None:
+    """Run, check, print."""
+    args = arguments()
+    model = PatchCore(
+        args.backbone,
+        device=args.device,
+        pretrained=False,
+        image_size=args.side,
+        coreset_percentage=args.fraction,
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) if args.files else None
+        warm_up = [Synthetic(client, args.warm_up, args.side, folder) for client in (-1, -2)]
+        one_round(model, warm_up, args)
+        clients = [Synthetic(c, args.images, args.side, folder) for c in range(args.clients)]
+        banks, seconds = one_round(model, clients, args)
+    total, rate = sum(seconds.values()), args.clients * args.images / seconds["extract"]
+    forward = forward_rate(model, args.side)
+    report(
+        f"{args.clients} clients of {args.images} images of {args.side} px, {args.backbone}",
+        {stage: {"seconds": s, "share": s / total} for stage, s in seconds.items()},
+        {
+            "device": device_name(args.device),
+            "torch": torch.__version__,
+            "images_in": "files" if args.files else "memory",
+            "seconds": total,
+            "largest": max(seconds, key=lambda stage: seconds[stage]),
+            "patches": sum(bank.patches for bank in banks.values()),
+            "rows_sent": sum(len(bank.features) for bank in banks.values()),
+            "bytes_sent": sum(bank.features.nbytes for bank in banks.values()),
+            "rows_merged": sum(bank.share for bank in banks.values()),
+            "images_a_second": rate,
+            "forward_images_a_second": forward,
+            "extraction_over_forward": rate / forward,
+        },
+    )
+
+
+def one_round(
+    model: PatchCore, clients: list[Any], args: argparse.Namespace
+) -> tuple[dict[int, ClientBank], dict[str, float]]:
+    """What each client sends, and seconds by stage.
+
+    Raises:
+        SystemExit: a patch lies outside the radius that the merge certifies.
+    """
+    stages, banks = Stages(args.device), {}
+    for client, images in enumerate(clients):
+        with stages.time("alone"):  # extraction by itself, to tell it from the selection
+            for _ in model.embed(images):
+                pass
+        with stages.time("both"):
+            banks[client] = select_bank(model, images, args.oversample, "float16")
+    alone, both = stages.seconds.pop("alone"), stages.seconds.pop("both")
+    stages.seconds.update({"extract": alone, "select": both - alone})
+    with stages.time("merge"):
+        merged = merge_banks(banks, device=model.device)
+    for images in clients:
+        with stages.time("calibrate"):
+            farthest = calibrate_with(model, merged.features, images).radius
+        if farthest > 1.001 * merged.radius_bound:
+            raise SystemExit(f"a patch lies {farthest} away, beyond {merged.radius_bound}")
+    return banks, stages.seconds
+
+
+def forward_rate(model: PatchCore, side: int) -> float:
+    """Images a second through the backbone alone, in the precision and batches that we use."""
+    device = model.device
+    images = torch.rand(max(1, BATCH_PIXELS // side**2), 3, side, side, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def forward() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=images.is_cuda):
+            model.backbone.network(images)
+
+    return len(images) / median_seconds(forward, str(device), 20)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--fraction", type=float, default=0.01)
+    parser.add_argument("--oversample", type=float, default=6.0)
+    parser.add_argument("--backbone", default="wide_resnet50_2")
+    parser.add_argument("--files", action="store_true", help="decode images from PNG files")
+    parser.add_argument("--warm-up", type=int, default=300, help="images of a round before")
+    parser.add_argument("--device", default="cuda")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
