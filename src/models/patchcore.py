@@ -59,7 +59,7 @@ class PatchCore:
         neighbors: b of the score's re-weighting; 1 turns it off.
         seed: start of the coreset selection.
         batch_size: images a batch on a GPU; 6.4 megapixels when left out.
-        workers: threads that decode images for a GPU; as many as there are cores when left out.
+        workers: threads that decode images for a GPU; at most 8 when left out.
         memory_limit: bytes that features may take while fitting; beyond it they are reduced by
             greedy selection on the way. None for 2 GiB on a CPU, and 60 % of a GPU's free memory.
         cache: a folder in which patch features are kept and looked up, for datasets whose
@@ -382,4 +382,4 @@ def _device(name: str) -> torch.device:
 
 
 def _workers(device: torch.device) -> int:
-    return 0 if device.type == "cpu" else min(32, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
