@@ -30,7 +30,11 @@ def copies(rows: Shards, start: int) -> Tensor:
 
 
 def _keys(shard: Shard) -> Tensor:
-    return torch.cat([_row_keys(tile) for _, tile in shard.tiles(shard.scratch)])
+    # written into place: small results kept one by one would cut up the memory that tiles free
+    keys = torch.empty(len(shard), dtype=torch.int32, device=shard.device)
+    for part, tile in shard.tiles(shard.scratch):
+        keys[part] = _row_keys(tile)
+    return keys
 
 
 def _row_keys(rows: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 RESIDENT_SHARE = 0.8  # of a device's free memory that rows may take; beyond it they pass through
 VALUES_A_DEVICE = 2**29  # fewer, and what devices tell each other outweighs what they share
+SCRATCH_VALUES = 2**19  # of a tile for element-wise work
 PASSING_BYTES = 256 * 2**20  # a tile of rows that passes through
 
 
@@ -44,11 +45,10 @@ class Shard:
 
     @property
     def scratch(self) -> int:
-        """Rows of a tile for element-wise work: what that needs stays little beside the rows."""
+        """Rows of a tile for element-wise work."""
         if uses_kernels(self.rows):
             return len(self)  # kernels need nothing beside their results
-        budget = max(16 * 2**20, self.rows.nbytes // 50)
-        return max(1, budget // (8 * self.dim))
+        return max(1, SCRATCH_VALUES // self.dim)
 
     @property
     def resident(self) -> bool:
