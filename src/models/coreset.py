@@ -128,7 +128,8 @@ def farthest_first(
 
 
 def _pick_by_pick(rows: Tensor, start: int, target: int) -> Coreset:
-    _refuse(rows_not_finite(rows), len(rows))
+    if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
+        _refuse(rows_not_finite(rows), len(rows))
     repeated = copies(Shards(rows), start)
     distinct = len(rows) - len(repeated)
     wide = rows.double() if rows.dtype == torch.bfloat16 else rows  # which arrays do not have

@@ -33,7 +33,9 @@ def one_by_one(
     # a power of two changes no comparison, and brings all rows into single precision's range
     power = int(np.frexp(np.abs(rows).max())[1])
     wide = np.ldexp(rows.astype(np.float64), -power)
-    left, right, window = _halved_distances(wide)
+    singles, window = _in_single_precision(wide)
+    dim = rows.shape[1]
+    to_others = np.ones(dim + 2, dtype=np.float32)
     judge = _Judge(wide, target)
     gaps = np.full(len(rows), np.inf, dtype=np.float32)  # half the squared distance to the picks
     gaps[repeated] = OUT
@@ -42,7 +44,9 @@ def one_by_one(
     while len(order) <= target:
         pick = order[-1]
         judge.add(pick)
-        np.dot(left, right[pick], out=to_pick)
+        np.negative(singles[pick, :dim], out=to_others[:dim])
+        to_others[-1] = singles[pick, dim]
+        np.dot(singles, to_others, out=to_pick)
         np.minimum(gaps, to_pick, out=gaps)
         gaps[pick] = OUT
         ahead = int(gaps.argmax())
@@ -84,20 +88,21 @@ class _Judge:
         return int(candidates[self.distances[candidates].argmax()])
 
 
-def _halved_distances(rows: Doubles) -> tuple[Singles, Singles, float]:
-    """Factors whose product is half the squared distance, in single precision.
+def _in_single_precision(rows: Doubles) -> tuple[Singles, float]:
+    """Rows from which one product gives half the squared distances to any of them.
 
     Returns:
-        left and right [N, D + 2]: left[i] . right[j] is that of rows i and j; and how far two
-        such values must lie apart to be surely different.
+        [N, D + 2]: x, |x|^2 / 2 and 1 for each row, around their mean. Its product with
+        (-y, 1, |y|^2 / 2) is |x - y|^2 / 2. And how far two such values must lie apart to be
+        surely different.
     """
-    centred = (rows - rows.mean(0)).astype(np.float32)
-    half = _squared(centred)[:, None] / 2
-    ones = np.ones_like(half)
+    singles = np.ones((len(rows), rows.shape[1] + 2), dtype=np.float32)
+    np.subtract(rows, rows.mean(0), out=singles[:, :-2], casting="same_kind")
+    half = _squared(singles[:, :-2]) / 2
+    singles[:, -2] = half
     # every summand, and every partial sum, is at most 4 * half.max()
     error = np.finfo(np.float32).eps * rows.shape[1] ** 0.5 * 4 * half.max()
-    left = np.concatenate([centred, half, ones], axis=1)
-    return left, np.concatenate([-centred, ones, half], axis=1), 2 * float(error)
+    return singles, 2 * float(error)
 
 
 def _to_earlier(rows: Doubles) -> Doubles:
