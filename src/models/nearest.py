@@ -166,8 +166,9 @@ class FlatIndex:
         """Whether rows in half precision can be used as they are."""
         if self.rows.dtype not in HALVES:
             return False
+        as_they_are = Frame.as_it_is(self.rows.shape[1], self.rows.device)
         offset = self._mean.square().sum()
-        around = (self.rows.float() - self._mean).square().sum(1).mean()
+        around = as_they_are.lengths(self.rows)[0].square().mean() - offset
         return bool(offset <= FAR_OFF * around)
 
     @functools.cached_property
