@@ -254,8 +254,8 @@ class _Runners:
         for part, rows in self.shard.tiles(self._stretch(rough.tiles)):
             current = self.distances[part]
             if all_closer:
-                _, at = exact.closest(rows)
-                torch.minimum(current, difference(rows, picks, at), out=current)
+                to_pick = difference(rows, picks, exact.closest(rows))
+                torch.minimum(current, to_pick, out=current)
             else:
                 picked, at = self._suspects(rows, part, rough, exact)
                 to_pick = difference(rows, picks, at, picked)

@@ -109,26 +109,20 @@ class Centres:
         """How many tiles of centres there are."""
         return -(-len(self.given) // self.tile)
 
-    def closest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Affinity to the closest centre, in the frame, and which it is, to float32's accuracy.
-
-        Args:
-            queries: [M, D], not placed.
-
-        Returns:
-            [M] float32, and [M] int64.
-        """
+    def closest(self, queries: Tensor) -> Tensor:
+        """The closest centre to each query [M, D], to float32's accuracy: [M] int64."""
         if uses_kernels(self.half_norms):
             from src.models import kernels
 
             operands = self._operands(kernels.SPLIT)
-            return kernels.affinity(queries, *operands, None, with_index=True)
-        return self._by_products(queries, None, slice(0, len(self.rows)))
+            return kernels.affinity(queries, *operands, None, with_index=True)[1]
+        affinity, at = self._by_products(queries, None)
+        return at.gather(0, affinity.argmax(0, keepdim=True))[0]
 
     def closest_in_tile(
         self, queries: Tensor, picked: Tensor, tile: Tensor, mask: Mask | None = None
     ) -> Tensor:
-        """The closest centre of one tile, for pairs of a query and a tile.
+        """The closest centre of one tile, for pairs of a query and a tile; only by our kernels.
 
         Args:
             queries: [M, D], not placed.
@@ -139,14 +133,11 @@ class Centres:
         Returns:
             [n] int64, an index among all centres.
         """
-        counts = torch.bincount(tile, minlength=self.tiles)
-        if uses_kernels(self.half_norms):
-            from src.models import kernels
+        from src.models import kernels
 
-            operands = self._operands(kernels.SPLIT)
-            return kernels.affinity_in_tile(queries, picked, counts, *operands, mask)[1]
-        parts = zip(picked.split(counts.tolist()), tiles(len(self.rows), self.tile), strict=True)
-        return torch.cat([self._by_products(queries, part, among)[1] for part, among in parts])
+        counts = torch.bincount(tile, minlength=self.tiles)
+        operands = self._operands(kernels.SPLIT)
+        return kernels.affinity_in_tile(queries, picked, counts, *operands, mask)[1]
 
     def rough(self, queries: Tensor, mask: Mask | None = None) -> tuple[Tensor, Tensor | None]:
         """Affinity to the closest centre of each tile, off by at most `error`.
@@ -157,25 +148,14 @@ class Centres:
                 centre that has its number. Where none is left its affinity is -infinity.
 
         Returns:
-            [tiles, M]; and which centre it is [tiles, M], where float32 formed the products.
+            [tiles, M]; and which centre it is [tiles, M], unless our kernels formed the products.
         """
         if uses_kernels(self.half_norms):
             from src.models import kernels
 
             operands = self._operands(kernels.ROUNDED)
             return kernels.affinity(queries, *operands, mask, with_index=False)[0], None
-        best = self.half_norms.new_empty(self.tiles, len(queries))
-        at = torch.empty(best.shape, dtype=torch.int64, device=best.device)
-        for part in tiles(len(queries), TILE_ROWS):
-            placed = self.frame.place(queries[part])
-            for number, among in enumerate(tiles(len(self.rows), self.tile)):
-                affinities = self._affinities(placed, among)
-                if mask is not None:
-                    asker, owner = mask[0][part, None], mask[1][None, among]
-                    affinities.masked_fill_(asker == owner, -torch.inf)
-                best[number, part], at[number, part] = affinities.max(1)
-                at[number, part] += among.start
-        return best, at
+        return self._by_products(queries, mask)
 
     def error(self, lengths: Tensor, lost: Tensor) -> Tensor:
         """What `rough` may be off by for queries whose `Frame.lengths` these are: [M].
@@ -192,6 +172,20 @@ class Centres:
             + 8 * rounding * (lengths + self.longest).square()
         )
 
+    def _by_products(self, queries: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
+        best = self.half_norms.new_empty(self.tiles, len(queries))
+        at = torch.empty(best.shape, dtype=torch.int64, device=best.device)
+        for part in tiles(len(queries), TILE_ROWS):
+            placed = self.frame.place(queries[part])
+            for number, among in enumerate(tiles(len(self.rows), self.tile)):
+                affinities = product(placed, self.rows[among], -self.half_norms[among])
+                if mask is not None:
+                    asker, owner = mask[0][part, None], mask[1][None, among]
+                    affinities.masked_fill_(asker == owner, -torch.inf)
+                best[number, part], at[number, part] = affinities.max(1)
+                at[number, part] += among.start
+        return best, at
+
     def _operands(self, operands: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
         if self.frame.plain:
             from src.models import kernels
@@ -199,26 +193,6 @@ class Centres:
             operands = kernels.AS_THEY_ARE
         place = (self.frame.origin, self.frame.scale)
         return *place, self.high, self.low, self.half_norms, operands
-
-    def _by_products(
-        self, queries: Tensor, picked: Tensor | None, among: slice
-    ) -> tuple[Tensor, Tensor]:
-        count = len(queries) if picked is None else len(picked)
-        best = self.half_norms.new_full((count,), -torch.inf)
-        index = torch.zeros(count, dtype=torch.int64, device=queries.device)
-        for part in tiles(count, TILE_ROWS):
-            placed = self.frame.place(queries[part if picked is None else picked[part]])
-            for inner in tiles(among.stop - among.start, self.tile):
-                tile = slice(among.start + inner.start, among.start + inner.stop)
-                value, found = self._affinities(placed, tile).max(1)
-                closer = value > best[part]
-                best[part] = torch.where(closer, value, best[part])
-                index[part] = torch.where(closer, found + tile.start, index[part])
-        return best, index
-
-    def _affinities(self, placed: Tensor, tile: slice) -> Tensor:
-        """[T, b] affinities of placed rows to a tile of centres."""
-        return product(placed, self.rows[tile], -self.half_norms[tile])
 
 
 def product(rows: Tensor, others: Tensor, bias: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class Shards:
     """
 
     def __init__(self, rows: Tensor, devices: Sequence[torch.device] | None = None) -> None:
-        devices = list(devices) if devices else [rows.device]
+        devices = [_numbered(device) for device in devices or [rows.device]]
         self.lead = devices[0]
         self.dim, self.dtype = rows.shape[1], rows.dtype
         share = -(-len(rows) // len(devices))
@@ -162,6 +162,13 @@ def devices_for(values: int, device: torch.device | None = None) -> list[torch.d
         return [device]
     most = max(1, values // VALUES_A_DEVICE)
     return [torch.device("cuda", i) for i in range(min(most, torch.cuda.device_count()))]
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """The device, for "cuda" the very GPU that it stands for."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def free_memory(device: torch.device) -> float:
