@@ -1,4 +1,4 @@
-"""The command line: fedpatchcore demo, simulate, predict, evaluate."""
+"""The command line: fedpatchcore demo, simulate, deploy, predict, evaluate."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from fl.config import (
     parse_assignments,
     read_config,
 )
-from fl.launch import RunFailed, launch
+from fl.launch import RunFailed, deploy, launch
 from fl.predict import evaluate_model, find_images, write_predictions
 from fl.progress import ProgressView
 from fl.setup import open_split, partition_data
@@ -37,6 +37,8 @@ CLIENTS = 4  # simulated where clients = 0
 SHOWN = 20  # scores that predict prints; scores.csv holds all
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+deployed = typer.Typer(no_args_is_help=True, help="The roles of a deployment, without containers.")
+app.add_typer(deployed, name="deploy")
 console = Console()
 errors = Console(stderr=True)
 
@@ -78,11 +80,41 @@ def simulate(
 ) -> None:
     """Run a federation on this machine: fit, merge, broadcast, evaluate, report."""
     settings = resolve(config, set_, out, engine)
+    if not settings.data_shared:
+        raise ConfigError(
+            "data.shared = false: simulated clients share one data root; leave it true"
+        )
     show_partition(settings)
     log: list[str] = []
     folder = Path(settings.out)
     with ProgressView(folder, settings.clients):
         launch(settings, log.append)
+    show_results(folder)
+
+
+@deployed.command("run")
+def deploy_run(
+    config: Annotated[Path | None, typer.Argument(help="TOML file of settings")] = None,
+    nodes: Annotated[
+        int, typer.Option(min=1, help="SuperNodes; as many as --data where given")
+    ] = 2,
+    data: Annotated[
+        list[Path], typer.Option(help="a node's own data root; once for each node")
+    ] = [],  # noqa: B006
+    set_: Sets = [],  # noqa: B006
+    out: Out = None,
+) -> None:
+    """Start a SuperLink and SuperNodes on this machine, run once, stop them."""
+    count = len(data) or nodes
+    own = [f"clients={count}", f"data.shared={str(not data).lower()}"]
+    settings = resolve(config, [*set_, *own], out, None)
+    roots = [Path(_absolute(str(root))) for root in data]
+    if not roots:
+        show_partition(settings)
+    folder = Path(settings.out)
+    log: list[str] = []
+    with ProgressView(folder, count):
+        deploy(settings, roots, log.append)
     show_results(folder)
 
 
@@ -152,12 +184,7 @@ def resolve(
         given["out"] = _absolute(str(out))
     given["out"] = given["out"] or _new_folder(config.stem if config else "run")
     given["clients"] = given["clients"] or CLIENTS
-    settings = check_settings(given)
-    if not settings.data_shared:
-        raise ConfigError(
-            "data.shared = false: simulated clients share one data root; leave it true"
-        )
-    return settings
+    return check_settings(given)
 
 
 def show_partition(settings: Settings) -> None:

@@ -1,16 +1,18 @@
 """Start a run on the engine the settings name, and say how it ended."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fl.client_app import app as client_app
-from fl.config import CHECKOUT, ConfigError, Settings
+from fl.config import CHECKOUT, ConfigError, Scalar, Settings
+from fl.deployment import run_deployment
 from fl.inline import run_inline
 from fl.server_app import app as server_app
 from fl.setup import clear_scratch
 from fl.simulation import available_cpus, run_simulation
 from fl.strategy import RoundFailed
+from fl.submission import RunEnd
 
 BASELINES = 4  # a run may take this many times its timeout: two exchanges, merge and baselines
 LOG = "run.log"
@@ -37,6 +39,39 @@ def launch(settings: Settings, show: Callable[[str], None] | None = None) -> Pat
     run = _inline if settings.engine == "inline" else _on_ray
     run(settings, out, show)
     return out
+
+
+def deploy(
+    settings: Settings, roots: Sequence[Path] = (), show: Callable[[str], None] | None = None
+) -> Path:
+    """Run once on a SuperLink and SuperNodes, as local processes; returns the run directory.
+
+    Args:
+        settings: with `out` and `clients` set.
+        roots: each node's own data; without, the nodes share the data root of the settings.
+        show: gets each line of the log.
+
+    Raises:
+        RunFailed: the run failed; nothing of it is left running.
+    """
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    clear_scratch(out)
+    nodes: list[dict[str, Scalar]] = [{"partition-id": i} for i in range(settings.clients)]
+    for node, root in zip(nodes, roots, strict=False):
+        node["data-root"] = str(root)
+    deadline = BASELINES * settings.timeout
+    _check(
+        run_deployment(
+            CHECKOUT, settings.flat(), nodes, log=out / LOG, deadline=deadline, show=show
+        )
+    )
+    return out
+
+
+def _check(result: RunEnd) -> None:
+    if not result.ok:
+        raise RunFailed(f"{result.error or result.status}\n(log: {result.log})")
 
 
 def _inline(settings: Settings, out: Path, show: Callable[[str], None] | None) -> None:
@@ -68,5 +103,4 @@ def _on_ray(settings: Settings, out: Path, show: Callable[[str], None] | None) -
         deadline=BASELINES * settings.timeout,
         show=show,
     )
-    if not result.ok:
-        raise RunFailed(f"{result.error or result.status}\n(log: {result.log})")
+    _check(result)

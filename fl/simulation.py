@@ -1,62 +1,17 @@
-"""Run the Flower app on Flower's own simulation engine, which is Ray, and say how it ended.
+"""Run the Flower app on Flower's own simulation engine, which is Ray.
 
-The apps are those that `flwr run` runs, and `flwr run` submits them, to a SuperLink of our own. Its
-exit code says nothing about the run: the status is asked of the SuperLink. Everything that was
-started ends with the run, also after an error, a timeout, Ctrl-C or SIGTERM.
+The apps are those that `flwr run` runs, and `flwr run` submits them, to a SuperLink of our own.
 
     result = run_simulation(Path("."), {"seed": 7}, supernodes=4, cpus=1, gpus=0.25,
                             log=Path("run.log"), deadline=3600)
 """
 
-import json
 import os
-import re
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
-import tomli_w
-
-from fl.superlink import (
-    CONNECTION,
-    LOG,
-    POLL,
-    SimulationError,
-    end,
-    private_home,
-    sigterm_exits,
-    start,
-    superlink,
-)
-
-Scalar = str | int | float | bool
-Show = Callable[[str], None]
-
-STATUS_LIMIT = 60.0  # seconds that `flwr ls` may take; 2 on two idle cores
-
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# Flower's own words, spelling included: where it says what went wrong
-FAILED = "Simulation failed with exception: "
-ENGINE_FAILED = "An error was encountered. Ending simulation."
-FIRST_CAUSE = re.compile(r"An exception occured!! (.+)")
-BAD_CONFIG = "[code: 15] Invalid run configuration."
-REFUSED = re.compile(r"Could not start run: (.+)")
-DIED = "No heartbeat received from the task"
-
-
-@dataclass(frozen=True)
-class SimulationResult:
-    """How a simulated run ended."""
-
-    ok: bool
-    status: str  # Flower's "finished:completed", "finished:failed", "finished:stopped"; or
-    #              "not started", "timed out", "unknown"
-    error: str  # what went wrong, for a person; "" when ok
-    log: Path  # what the apps printed; after a failure also the SuperLink's log
+from fl.submission import RunEnd, Scalar, Show, submit
+from fl.superlink import superlink
 
 
 def run_simulation(
@@ -69,33 +24,29 @@ def run_simulation(
     log: Path,
     deadline: float,
     show: Show | None = None,
-) -> SimulationResult:
+) -> RunEnd:
     """Run the Flower app of a folder with that many simulated clients and wait for its end.
 
     Each client takes `cpus` CPUs and `gpus` GPUs (a fraction shares one; 0 hides them all), and as
-    many run at a time as fit the machine. The apps run from a copy, in a folder that is deleted:
-    paths in `run_config` must be absolute. `deadline` is in seconds, start included. `show` gets
-    each line of the log as it comes. Raises ValueError for arguments that make no sense; whatever
-    happens to the run itself is in the result.
+    many run at a time as fit the machine. The rest is as for `submit`.
+
+    Raises:
+        ValueError: arguments that make no sense. Whatever happens to the run is in the result.
     """
-    _check(app_dir, supernodes, cpus, gpus)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("", encoding="utf-8")
-    ends = time.monotonic() + deadline
-    with sigterm_exits(), private_home() as home:
-        command = ["flwr", "run", str(_stage(app_dir, home)), CONNECTION, "--stream"]
-        command += ["--run-config", str(_write_config(run_config, home))]
-        command += ["--federation-config", _federation(supernodes, cpus, gpus)]
-        try:
-            with superlink(home, ends):
-                _submit_and_follow(command, home, log, ends, show)
-                status, details = _final_status(home, ends)
-        except SimulationError as failure:
-            status, details = failure.status, str(failure)
-        if status == "finished:completed":
-            return SimulationResult(True, status, "", log)
-        _append_superlink_log(home, log)
-        return SimulationResult(False, status, _explain(details, _read(log)), log)
+    if supernodes < 1 or cpus < 1 or gpus < 0:
+        raise ValueError(
+            "a simulation needs at least one client, a CPU for each and no negative share of a "
+            f"GPU; got supernodes={supernodes}, cpus={cpus}, gpus={gpus}"
+        )
+    return submit(
+        app_dir,
+        run_config,
+        superlink,
+        federation=_federation(supernodes, cpus, gpus),
+        log=log,
+        deadline=deadline,
+        show=show,
+    )
 
 
 def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -109,38 +60,6 @@ def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     return cpus
 
 
-# --- before the run ---
-
-
-def _check(app_dir: Path, supernodes: int, cpus: int, gpus: float) -> None:
-    if not (app_dir / "pyproject.toml").is_file():
-        raise ValueError(f"{app_dir} holds no Flower app: it has no pyproject.toml")
-    if supernodes < 1 or cpus < 1 or gpus < 0:
-        raise ValueError(
-            "a simulation needs at least one client, a CPU for each and no negative share of a "
-            f"GPU; got supernodes={supernodes}, cpus={cpus}, gpus={gpus}"
-        )
-
-
-def _stage(app_dir: Path, home: Path) -> Path:
-    """Copy what the app consists of: its pyproject.toml and its packages.
-
-    `flwr run` looks at every file below the folder, in .venv and in data too, before it decides.
-    """
-    app = home / "app"
-    app.mkdir()
-    shutil.copy(app_dir / "pyproject.toml", app)
-    for package in app_dir.glob("*/__init__.py"):
-        shutil.copytree(package.parent, app / package.parent.name)
-    return app
-
-
-def _write_config(run_config: Mapping[str, Scalar], home: Path) -> Path:
-    path = home / "run.toml"
-    path.write_text(tomli_w.dumps(dict(run_config)), encoding="utf-8")
-    return path
-
-
 def _federation(supernodes: int, cpus: int, gpus: float) -> str:
     """Flower's settings of the simulation, as `flwr run` takes them.
 
@@ -152,111 +71,3 @@ def _federation(supernodes: int, cpus: int, gpus: float) -> str:
         f"client-resources-num-gpus={float(gpus)} "
         f"init-args-num-cpus={min(available_cpus(), supernodes * cpus)}"
     )
-
-
-# --- during the run ---
-
-
-def _submit_and_follow(
-    command: list[str], home: Path, log: Path, ends: float, show: Show | None
-) -> None:
-    """Submit the run and copy what it prints until it says no more.
-
-    Raises SimulationError when Flower refuses the run or the deadline passes.
-    """
-    output = home / "run.log"
-    process = start(command, home, output)
-    try:
-        with output.open("rb") as source:
-            over = False
-            while not over:
-                over = process.poll() is not None
-                _copy_lines(source, over, log, show)
-                if not over:
-                    _check_time(ends)
-                    time.sleep(POLL)
-    finally:
-        end(process)
-    if process.returncode != 0:
-        raise SimulationError("not started", _boxed(_read(log)))
-
-
-def _copy_lines(source: BinaryIO, over: bool, log: Path, show: Show | None) -> None:
-    with log.open("a", encoding="utf-8") as target:
-        for line in _new_lines(source, over):
-            target.write(line + "\n")
-            if show:
-                show(line)
-
-
-def _new_lines(source: BinaryIO, over: bool) -> Iterator[str]:
-    """What was added to a log since the last look, as whole lines; at the end also the rest."""
-    while True:
-        before = source.tell()
-        line = source.readline()
-        if not line.endswith(b"\n") and not (over and line):
-            source.seek(before)
-            return
-        yield COLOUR.sub("", line.decode(errors="replace")).rstrip("\r\n")
-
-
-def _check_time(ends: float) -> None:
-    if time.monotonic() > ends:
-        raise SimulationError("timed out", "the run took longer than its deadline")
-
-
-def _final_status(home: Path, ends: float) -> tuple[str, str]:
-    """Flower's status of the only run there is, and its details, once it has finished."""
-    while True:
-        run = _ask_status(home)
-        if run["status"].startswith("finished"):
-            return run["status"], run["status-details"]
-        _check_time(ends)
-        time.sleep(10 * POLL)
-
-
-def _ask_status(home: Path) -> dict[str, str]:
-    output = home / "status.json"
-    process = start(["flwr", "ls", CONNECTION, "--format", "json"], home, output)
-    try:
-        process.wait(STATUS_LIMIT)
-        run: dict[str, str] = json.loads(_read(output))["runs"][0]
-        return run
-    except (subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        raise SimulationError(
-            "unknown", "the run's log ended, but Flower's SuperLink does not say how the run did"
-        ) from error
-    finally:
-        end(process)
-
-
-# --- after a failure ---
-
-
-def _explain(details: str, text: str) -> str:
-    """The first cause that Flower knows of, in the words of whoever raised it."""
-    if details == DIED:
-        return (
-            "the process of the ServerApp died without a word; when the system kills it, the "
-            "machine has most often run out of memory"
-        )
-    error = details.removeprefix(FAILED)
-    vague = {ENGINE_FAILED: FIRST_CAUSE, BAD_CONFIG: REFUSED}
-    causes = vague[error].findall(text) if error in vague else []
-    return causes[0].strip() if causes else error
-
-
-def _boxed(text: str) -> str:
-    """The error of `flwr run`, out of the box that it draws around it; else its last lines."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "\n".join([line.strip("│ ") for line in lines if line.startswith("│")] or lines[-5:])
-
-
-def _append_superlink_log(home: Path, log: Path) -> None:
-    if (home / LOG).is_file():
-        with log.open("a", encoding="utf-8") as target:
-            target.write(f"\n--- Flower's SuperLink ---\n{COLOUR.sub('', _read(home / LOG))}")
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""A SuperLink of our own for one simulated run: started, waited for, and ended with its offspring.
+"""A SuperLink of our own for one run: started, waited for, and ended with its offspring.
 
 `flwr run` would start one that stays behind, with the environment of whoever ran first. This one is
 a child of our process, with a home, a port and a Ray folder that no other run sees.
@@ -23,7 +23,9 @@ from types import FrameType
 import psutil
 import tomli_w
 
-CONNECTION = "simulation"  # the name of our SuperLink in the home's config.toml
+from fl.roles import superlink_command
+
+CONNECTION = "ours"  # the name of our SuperLink in the home's config.toml
 LOG = "superlink.log"  # in the home
 POLL = 0.2  # seconds between two looks at a process
 START_LIMIT = 60.0  # seconds that the SuperLink may take to answer; 3 to 4 on two idle cores
@@ -57,17 +59,34 @@ def superlink(home: Path, ends: float) -> Iterator[None]:
 
     `ends` is a time of time.monotonic. Raises SimulationError when it does not start.
     """
-    port = _free_port()
-    connections = {"superlink": {CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
-    (home / "config.toml").write_text(tomli_w.dumps(connections), encoding="utf-8")
-    command = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--disable-runtime-dependency-installation"]
-    process = start(command, home, home / LOG)
+    port = free_port()
+    connect(home, port)
+    process = serve(home, port, ends, "--simulation")
     try:
-        _wait_until_healthy(process, port, min(ends, time.monotonic() + START_LIMIT))
         yield
     finally:
         end(process)
+
+
+def connect(home: Path, port: int) -> None:
+    """Let `flwr` find the SuperLink on this port of our machine, by the name CONNECTION."""
+    connections = {"superlink": {CONNECTION: {"address": f"127.0.0.1:{port}", "insecure": True}}}
+    (home / "config.toml").write_text(tomli_w.dumps(connections), encoding="utf-8")
+
+
+def serve(home: Path, port: int, ends: float, *options: str) -> subprocess.Popen[bytes]:
+    """Start a SuperLink for this machine, and wait until it answers.
+
+    Raises:
+        SimulationError: it does not start.
+    """
+    process = start([*superlink_command("127.0.0.1", port), *options], home, home / LOG)
+    try:
+        _wait_until_healthy(process, port, min(ends, time.monotonic() + START_LIMIT))
+    except BaseException:
+        end(process)
+        raise
+    return process
 
 
 def start(command: list[str], home: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -150,7 +169,8 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -2,11 +2,13 @@
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,6 +25,55 @@ from src.models.model_file import ModelFile
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Handler = Callable[[Message, Context], Message]
+
+# a Flower app that needs no torch: its engines start and end quickly
+PYPROJECT = """
+[project]
+name = "tiny"
+version = "0.1.0"
+description = "One round of greetings"
+license = "Apache-2.0"
+[tool.flwr.app]
+publisher = "fedpatchcore"
+[tool.flwr.app.components]
+serverapp = "tiny.server_app:app"
+clientapp = "tiny.client_app:app"
+[tool.flwr.app.config]
+then = "return"
+data.root = ""
+"""
+CLIENT_APP = """
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+from tiny import GREETING
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    text = f"{GREETING} {context.node_config['partition-id']} {context.run_config['data.root']}"
+    return Message(RecordDict({"reply": ConfigRecord({"text": text})}), reply_to=message)
+"""
+SERVER_APP = """
+import time
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    print("the ServerApp is here", flush=True)
+    if context.run_config["then"] == "hang":
+        time.sleep(600)
+    while len(ids := list(grid.get_node_ids())) < 2:
+        time.sleep(0.1)
+    messages = [Message(RecordDict(), node_id, "train") for node_id in ids]
+    for reply in grid.send_and_receive(messages, timeout=200):
+        print(reply.content["reply"]["text"], flush=True)
+    if context.run_config["then"] == "raise":
+        raise RuntimeError("the merge got no bank:\\nno client answered")
+"""
 
 
 @dataclass(frozen=True)
@@ -157,3 +208,36 @@ def misbehave() -> Callable[..., ClientApp]:
 def rewrite() -> Callable[..., Handler]:
     """rewrite(change): a handler whose answer, an honest one, goes through `change`."""
     return rewriting
+
+
+@pytest.fixture
+def app_dir(tmp_path: Path) -> Path:
+    """A Flower app whose clients greet; `then`: whether its ServerApp returns, raises or hangs."""
+    folder = tmp_path / "an_app"
+    (folder / "tiny").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "tiny" / "__init__.py").write_text("GREETING = 'greetings from client'\n")
+    (folder / "tiny" / "client_app.py").write_text(CLIENT_APP)
+    (folder / "tiny" / "server_app.py").write_text(SERVER_APP)
+    return folder
+
+
+@pytest.fixture
+def left_over(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """left_over() names the living processes that the test started, however distant."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("FEDPATCHCORE_TEST_MARK", mark)
+
+    def living() -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("FEDPATCHCORE_TEST_MARK") == mark
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if ours and alive and process.pid != os.getpid():
+                    found.append(process.name())
+            except psutil.Error:
+                continue
+        return found
+
+    return living

@@ -1,71 +1,24 @@
 """A simulated run says truthfully how it ended, and leaves nothing behind."""
 
 import io
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import uuid
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl import simulation
+from fl import submission
 from fl.simulation import available_cpus, run_simulation
 from fl.superlink import SimulationError, end, start
 
-PYPROJECT = """
-[project]
-name = "tiny"
-version = "0.1.0"
-description = "One round of greetings"
-license = "Apache-2.0"
-[tool.flwr.app]
-publisher = "fedpatchcore"
-[tool.flwr.app.components]
-serverapp = "tiny.server_app:app"
-clientapp = "tiny.client_app:app"
-[tool.flwr.app.config]
-then = "return"
-data.root = ""
-"""
-CLIENT_APP = """
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.clientapp import ClientApp
-from tiny import GREETING
+LeftOver = Callable[[], list[str]]
 
-app = ClientApp()
-
-@app.train()
-def train(message, context):
-    text = f"{GREETING} {context.node_config['partition-id']} {context.run_config['data.root']}"
-    return Message(RecordDict({"reply": ConfigRecord({"text": text})}), reply_to=message)
-"""
-SERVER_APP = """
-import time
-from flwr.app import Message, RecordDict
-from flwr.serverapp import ServerApp
-
-app = ServerApp()
-
-@app.main()
-def main(grid, context):
-    print("the ServerApp is here", flush=True)
-    if context.run_config["then"] == "hang":
-        time.sleep(600)
-    while len(ids := list(grid.get_node_ids())) < 2:
-        time.sleep(0.1)
-    messages = [Message(RecordDict(), node_id, "train") for node_id in ids]
-    for reply in grid.send_and_receive(messages, timeout=200):
-        print(reply.content["reply"]["text"], flush=True)
-    if context.run_config["then"] == "raise":
-        raise RuntimeError("the merge got no bank:\\nno client answered")
-"""
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -76,40 +29,10 @@ run_simulation(Path(sys.argv[1]), {"then": "hang"}, supernodes=2, cpus=1, gpus=0
 """
 
 
-@pytest.fixture
-def app_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "an_app"
-    (folder / "tiny").mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(PYPROJECT)
-    (folder / "tiny" / "__init__.py").write_text("GREETING = 'greetings from client'\n")
-    (folder / "tiny" / "client_app.py").write_text(CLIENT_APP)
-    (folder / "tiny" / "server_app.py").write_text(SERVER_APP)
-    return folder
-
-
-@pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A value in the environment of every process that the test starts, however distant."""
-    value = uuid.uuid4().hex
-    monkeypatch.setenv("FEDPATCHCORE_TEST_MARK", value)
-    return value
-
-
-def left_over(mark: str) -> list[str]:
-    """Living processes with the mark, other than this one."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            marked = process.environ().get("FEDPATCHCORE_TEST_MARK") == mark
-            if marked and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.name())
-        except psutil.Error:
-            continue
-    return found
-
-
 @pytest.mark.slow
-def test_good_run_is_ok_and_hears_every_client(app_dir: Path, tmp_path: Path, mark: str) -> None:
+def test_good_run_is_ok_and_hears_every_client(
+    app_dir: Path, tmp_path: Path, left_over: LeftOver
+) -> None:
     shown: list[str] = []
     result = run_simulation(
         app_dir,
@@ -124,14 +47,14 @@ def test_good_run_is_ok_and_hears_every_client(app_dir: Path, tmp_path: Path, ma
     assert (result.ok, result.status, result.error) == (True, "finished:completed", "")
     assert {f'greetings from client {i} /a b/"ü"' for i in range(2)} <= set(shown)
     assert result.log.read_text(encoding="utf-8").splitlines() == shown
-    assert left_over(mark) == []
+    assert left_over() == []
     [home] = re.findall(r"installed tiny to (.*)/apps/", "\n".join(shown))
     assert not Path(home).exists()
 
 
 @pytest.mark.slow
 def test_exception_of_the_server_app_is_the_error_of_the_run(
-    app_dir: Path, tmp_path: Path, mark: str
+    app_dir: Path, tmp_path: Path, left_over: LeftOver
 ) -> None:
     result = run_simulation(
         app_dir,
@@ -145,12 +68,12 @@ def test_exception_of_the_server_app_is_the_error_of_the_run(
     assert (result.ok, result.status) == (False, "finished:failed")
     assert result.error == "the merge got no bank:\nno client answered"
     assert "Traceback" in result.log.read_text()
-    assert left_over(mark) == []
+    assert left_over() == []
 
 
 @pytest.mark.slow
 def test_sigterm_in_the_middle_of_a_run_ends_all_of_it(
-    app_dir: Path, tmp_path: Path, mark: str
+    app_dir: Path, tmp_path: Path, left_over: LeftOver
 ) -> None:
     log = tmp_path / "run.log"
     program = [sys.executable, "-c", PROGRAM, str(app_dir), str(log)]
@@ -161,27 +84,27 @@ def test_sigterm_in_the_middle_of_a_run_ends_all_of_it(
             assert process.poll() is None
             assert time.monotonic() < waits_until
             time.sleep(0.2)
-        assert "flwr-simulation" in left_over(mark)
+        assert "flwr-simulation" in left_over()
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
-    assert left_over(mark) == []
+    assert left_over() == []
 
 
 @pytest.mark.slow
 def test_setting_that_the_app_does_not_have_is_named(
-    app_dir: Path, tmp_path: Path, mark: str
+    app_dir: Path, tmp_path: Path, left_over: LeftOver
 ) -> None:
     result = run_simulation(
         app_dir, {"sed": 7}, supernodes=2, cpus=1, gpus=0, log=tmp_path / "run.log", deadline=300
     )
     assert (result.ok, result.status) == (False, "not started")
     assert "'sed'" in result.error
-    assert left_over(mark) == []
+    assert left_over() == []
 
 
-def test_run_longer_than_its_deadline_is_stopped(tmp_path: Path, mark: str) -> None:
+def test_run_longer_than_its_deadline_is_stopped(tmp_path: Path, left_over: LeftOver) -> None:
     with pytest.raises(SimulationError, match="longer than its deadline") as caught:
-        simulation._submit_and_follow(
+        submission._submit_and_follow(
             ["sh", "-c", "echo started; sleep 60 & sleep 60"],
             tmp_path,
             tmp_path / "out.log",
@@ -190,13 +113,13 @@ def test_run_longer_than_its_deadline_is_stopped(tmp_path: Path, mark: str) -> N
         )
     assert caught.value.status == "timed out"
     assert (tmp_path / "out.log").read_text() == "started\n"
-    assert left_over(mark) == []
+    assert left_over() == []
 
 
 def test_refused_run_gives_flower_s_words_without_the_box(tmp_path: Path) -> None:
     box = "Using SuperLink: x\n╭─ Error ──╮\n│ No such connection. │\n╰─╯"
     with pytest.raises(SimulationError, match=r"^No such connection\.$") as caught:
-        simulation._submit_and_follow(
+        submission._submit_and_follow(
             ["sh", "-c", f"echo '{box}'; exit 1"],
             tmp_path,
             tmp_path / "out.log",
@@ -206,12 +129,12 @@ def test_refused_run_gives_flower_s_words_without_the_box(tmp_path: Path) -> Non
     assert caught.value.status == "not started"
 
 
-def test_end_reaches_the_grandchildren(tmp_path: Path, mark: str) -> None:
+def test_end_reaches_the_grandchildren(tmp_path: Path, left_over: LeftOver) -> None:
     process = start(["sh", "-c", "sh -c 'sleep 60 & wait' & wait"], tmp_path, tmp_path / "out")
-    while left_over(mark).count("sleep") == 0:
+    while left_over().count("sleep") == 0:
         time.sleep(0.05)
     end(process)
-    assert left_over(mark) == []
+    assert left_over() == []
 
 
 def test_command_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
@@ -231,8 +154,8 @@ def test_lines_of_a_growing_log_come_out_whole_and_once(text: str, cuts: list[in
         log.write(data[start_ : start_ + cut])
         log.seek(read_to)
         start_ += cut
-        seen += simulation._new_lines(log, over=False)
-    seen += simulation._new_lines(log, over=True)
+        seen += submission._new_lines(log, over=False)
+    seen += submission._new_lines(log, over=True)
     assert seen == lines
 
 
@@ -253,11 +176,11 @@ def test_lines_of_a_growing_log_come_out_whole_and_once(text: str, cuts: list[in
     ],
 )
 def test_error_is_the_first_cause(details: str, log: str, error: str) -> None:
-    assert simulation._explain(details, log) == error
+    assert submission._explain(details, log) == error
 
 
 def test_silent_death_is_explained() -> None:
-    assert "out of memory" in simulation._explain("No heartbeat received from the task", "")
+    assert "out of memory" in submission._explain("No heartbeat received from the task", "")
 
 
 @pytest.mark.parametrize(
@@ -287,5 +210,5 @@ def test_only_the_packages_of_the_app_are_copied(app_dir: Path, tmp_path: Path) 
     for other in (".venv", "data"):
         (app_dir / other).mkdir()
         (app_dir / other / "big.py").write_text("")
-    app = simulation._stage(app_dir, tmp_path)
+    app = submission._stage(app_dir, tmp_path)
     assert {path.name for path in app.iterdir()} == {"pyproject.toml", "tiny"}

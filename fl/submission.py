@@ -1,0 +1,230 @@
+"""Submit the Flower app to a SuperLink of our own, follow it, and say how it ended.
+
+`flwr run` submits it. Its exit code says nothing about the run: the status is asked of the
+SuperLink. Everything that was started ends with the run, also after an error, a timeout, Ctrl-C or
+SIGTERM.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import tomli_w
+
+from fl.superlink import (
+    CONNECTION,
+    POLL,
+    SimulationError,
+    end,
+    private_home,
+    sigterm_exits,
+    start,
+)
+
+Scalar = str | int | float | bool
+Show = Callable[[str], None]
+Serving = Callable[[Path, float], AbstractContextManager[None]]  # a home, and a monotonic time
+
+STATUS_LIMIT = 60.0  # seconds that `flwr ls` may take; 2 on two idle cores
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Flower's own words, spelling included: where it says what went wrong
+FAILED = re.compile(r"^(Simulation|ServerApp) failed with exception: ")
+ENGINE_FAILED = "An error was encountered. Ending simulation."
+FIRST_CAUSE = re.compile(r"An exception occured!! (.+)")
+BAD_CONFIG = "[code: 15] Invalid run configuration."
+REFUSED = re.compile(r"Could not start run: (.+)")
+DIED = "No heartbeat received from the task"
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended."""
+
+    ok: bool
+    status: str  # Flower's "finished:completed", "finished:failed", "finished:stopped"; or
+    #              "not started", "timed out", "unknown"
+    error: str  # what went wrong, for a person; "" when ok
+    log: Path  # what the apps printed; after a failure also the SuperLink's log
+
+
+def submit(
+    app_dir: Path,
+    run_config: Mapping[str, Scalar],
+    serving: Serving,
+    *,
+    federation: str = "",
+    log: Path,
+    deadline: float,
+    show: Show | None = None,
+) -> RunEnd:
+    """Run the Flower app of a folder on what `serving` starts, and wait for its end.
+
+    The app runs from a copy, in a folder that is deleted: paths in `run_config` must be absolute.
+
+    Args:
+        serving: starts a SuperLink that has the connection CONNECTION in the home's config.toml.
+        federation: Flower's settings of a simulation, as `flwr run` takes them.
+        deadline: seconds, start included.
+        show: gets each line of the log as it comes.
+
+    Raises:
+        ValueError: the folder holds no app. Whatever happens to the run itself is in the result.
+    """
+    if not (app_dir / "pyproject.toml").is_file():
+        raise ValueError(f"{app_dir} holds no Flower app: it has no pyproject.toml")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("", encoding="utf-8")
+    ends = time.monotonic() + deadline
+    with sigterm_exits(), private_home() as home:
+        command = ["flwr", "run", str(_stage(app_dir, home)), CONNECTION, "--stream"]
+        command += ["--run-config", str(_write_config(run_config, home))]
+        command += ["--federation-config", federation] if federation else []
+        try:
+            with serving(home, ends):
+                _submit_and_follow(command, home, log, ends, show)
+                status, details = _final_status(home, ends)
+        except SimulationError as failure:
+            status, details = failure.status, str(failure)
+        if status == "finished:completed":
+            return RunEnd(True, status, "", log)
+        _append_logs(home, log)
+        return RunEnd(False, status, _explain(details, _read(log)), log)
+
+
+# --- before the run ---
+
+
+def _stage(app_dir: Path, home: Path) -> Path:
+    """Copy what the app consists of: its pyproject.toml and its packages.
+
+    `flwr run` looks at every file below the folder, in .venv and in data too, before it decides.
+    """
+    app = home / "app"
+    app.mkdir()
+    shutil.copy(app_dir / "pyproject.toml", app)
+    for package in app_dir.glob("*/__init__.py"):
+        shutil.copytree(package.parent, app / package.parent.name)
+    return app
+
+
+def _write_config(run_config: Mapping[str, Scalar], home: Path) -> Path:
+    path = home / "run.toml"
+    path.write_text(tomli_w.dumps(dict(run_config)), encoding="utf-8")
+    return path
+
+
+# --- during the run ---
+
+
+def _submit_and_follow(
+    command: list[str], home: Path, log: Path, ends: float, show: Show | None
+) -> None:
+    """Submit the run and copy what it prints until it says no more.
+
+    Raises SimulationError when Flower refuses the run or the deadline passes.
+    """
+    output = home / "run.log"
+    process = start(command, home, output)
+    try:
+        with output.open("rb") as source:
+            over = False
+            while not over:
+                over = process.poll() is not None
+                _copy_lines(source, over, log, show)
+                if not over:
+                    _check_time(ends)
+                    time.sleep(POLL)
+    finally:
+        end(process)
+    if process.returncode != 0:
+        raise SimulationError("not started", _boxed(_read(log)))
+
+
+def _copy_lines(source: BinaryIO, over: bool, log: Path, show: Show | None) -> None:
+    with log.open("a", encoding="utf-8") as target:
+        for line in _new_lines(source, over):
+            target.write(line + "\n")
+            if show:
+                show(line)
+
+
+def _new_lines(source: BinaryIO, over: bool) -> Iterator[str]:
+    """What was added to a log since the last look, as whole lines; at the end also the rest."""
+    while True:
+        before = source.tell()
+        line = source.readline()
+        if not line.endswith(b"\n") and not (over and line):
+            source.seek(before)
+            return
+        yield COLOUR.sub("", line.decode(errors="replace")).rstrip("\r\n")
+
+
+def _check_time(ends: float) -> None:
+    if time.monotonic() > ends:
+        raise SimulationError("timed out", "the run took longer than its deadline")
+
+
+def _final_status(home: Path, ends: float) -> tuple[str, str]:
+    """Flower's status of the only run there is, and its details, once it has finished."""
+    while True:
+        run = _ask_status(home)
+        if run["status"].startswith("finished"):
+            return run["status"], run["status-details"]
+        _check_time(ends)
+        time.sleep(10 * POLL)
+
+
+def _ask_status(home: Path) -> dict[str, str]:
+    output = home / "status.json"
+    process = start(["flwr", "ls", CONNECTION, "--format", "json"], home, output)
+    try:
+        process.wait(STATUS_LIMIT)
+        run: dict[str, str] = json.loads(_read(output))["runs"][0]
+        return run
+    except (subprocess.TimeoutExpired, ValueError, LookupError) as error:
+        raise SimulationError(
+            "unknown", "the run's log ended, but Flower's SuperLink does not say how the run did"
+        ) from error
+    finally:
+        end(process)
+
+
+# --- after a failure ---
+
+
+def _explain(details: str, text: str) -> str:
+    """The first cause that Flower knows of, in the words of whoever raised it."""
+    if details == DIED:
+        return (
+            "the process of the ServerApp died without a word; when the system kills it, the "
+            "machine has most often run out of memory"
+        )
+    error = FAILED.sub("", details)
+    vague = {ENGINE_FAILED: FIRST_CAUSE, BAD_CONFIG: REFUSED}
+    causes = vague[error].findall(text) if error in vague else []
+    return causes[0].strip() if causes else error
+
+
+def _boxed(text: str) -> str:
+    """The error of `flwr run`, out of the box that it draws around it; else its last lines."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "\n".join([line.strip("│ ") for line in lines if line.startswith("│")] or lines[-5:])
+
+
+def _append_logs(home: Path, log: Path) -> None:
+    """What the SuperLink printed, and SuperNodes where there were any."""
+    for path in sorted(home.glob("super*.log")):
+        with log.open("a", encoding="utf-8") as target:
+            target.write(f"\n--- {path.stem} ---\n{COLOUR.sub('', _read(path))}")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
