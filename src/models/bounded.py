@@ -37,7 +37,9 @@ class BoundedRows:
             the memory that is free when the first rows come.
         seed: start rows of the selections.
         device: where rows are held and selections run.
-        expected: rows that will come, as far as is known: what room to make at first.
+        expected: rows that will come, as far as is known. On a GPU room is made for these at
+            first, otherwise for as many as the bound allows: a CPU's pages are only taken up as
+            rows come.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class BoundedRows:
             ValueError: another dimension or dtype than before, or a bound too small for two rows.
         """
         if self.rows is None:
-            self.rows = self._room(rows, self.expected or 4 * len(rows))
+            self.rows = self._room(rows, self.expected)
         if rows.shape[1] != self.rows.shape[1] or rows.dtype != self.rows.dtype:
             raise ValueError(
                 f"rows are {rows.dtype} of {rows.shape[1]} dimensions, "
@@ -100,13 +102,14 @@ class BoundedRows:
         radii = torch.as_tensor(chosen.radii) + self.slack
         return Selection(held[picks].cpu(), radii, self.seen)
 
-    def _room(self, rows: Tensor, count: int) -> Tensor:
-        """Room for `count` rows like these, as far as the bound allows."""
+    def _room(self, rows: Tensor, count: int | None) -> Tensor:
+        """Room for `count` rows like these on a GPU, as far as the bound allows."""
         capacity = self.limit // (rows.shape[1] * rows.element_size())
         if capacity < 2:
             raise ValueError(f"a memory bound of {self.limit} bytes holds no two rows")
-        shape = (min(capacity, max(2, count)), rows.shape[1])
-        return torch.empty(shape, dtype=rows.dtype, device=self.device)
+        if count and self.device.type != "cpu":
+            capacity = min(capacity, max(2, count))
+        return torch.empty(capacity, rows.shape[1], dtype=rows.dtype, device=self.device)
 
     def _grow(self, rows: Tensor) -> None:
         wider = self._room(rows, 2 * len(rows))

@@ -98,6 +98,15 @@ def test_rows_that_are_not_finite_are_refused():
         filled([normal(7), torch.full((1, D), torch.nan)], rows_held=10).select(2)
 
 
+def test_more_rows_than_expected_are_never_held_twice():
+    held = BoundedRows(100 * ROW, seed=0, expected=10)
+    held.add(normal(10))
+    before = held.rows.data_ptr()
+    held.add(normal(60, seed=1))
+    assert held.rows.data_ptr() == before
+    assert len(held.select(70).features) == 70
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_rows_held_on_a_gpu_are_selected_as_on_a_cpu():
