@@ -109,6 +109,8 @@ def deploy_run(
     own = [f"clients={count}", f"data.shared={str(not data).lower()}"]
     settings = resolve(config, [*set_, *own], out, None)
     roots = [Path(_absolute(str(root))) for root in data]
+    for root in roots:  # here they can be looked at: no need to start anything to find one wrong
+        open_split(settings, str(root))
     if not roots:
         show_partition(settings)
     folder = Path(settings.out)

@@ -43,7 +43,7 @@ def roles(home: Path, ends: float, nodes: Sequence[NodeConfig]) -> Iterator[None
     """A SuperLink and its SuperNodes on this machine, until the block is left.
 
     Each SuperNode has a home of its own below ours, as on a machine of its own. `ends` is a time of
-    time.monotonic. Raises SimulationError when the SuperLink does not start.
+    time.monotonic. Raises EngineError when the SuperLink does not start.
     """
     port = free_port()
     connect(home, port)

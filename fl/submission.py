@@ -21,7 +21,7 @@ import tomli_w
 from fl.superlink import (
     CONNECTION,
     POLL,
-    SimulationError,
+    EngineError,
     end,
     private_home,
     sigterm_exits,
@@ -91,7 +91,7 @@ def submit(
             with serving(home, ends):
                 _submit_and_follow(command, home, log, ends, show)
                 status, details = _final_status(home, ends)
-        except SimulationError as failure:
+        except EngineError as failure:
             status, details = failure.status, str(failure)
         if status == "finished:completed":
             return RunEnd(True, status, "", log)
@@ -129,7 +129,7 @@ def _submit_and_follow(
 ) -> None:
     """Submit the run and copy what it prints until it says no more.
 
-    Raises SimulationError when Flower refuses the run or the deadline passes.
+    Raises EngineError when Flower refuses the run or the deadline passes.
     """
     output = home / "run.log"
     process = start(command, home, output)
@@ -145,7 +145,7 @@ def _submit_and_follow(
     finally:
         end(process)
     if process.returncode != 0:
-        raise SimulationError("not started", _boxed(_read(log)))
+        raise EngineError("not started", _boxed(_read(log)))
 
 
 def _copy_lines(source: BinaryIO, over: bool, log: Path, show: Show | None) -> None:
@@ -169,7 +169,7 @@ def _new_lines(source: BinaryIO, over: bool) -> Iterator[str]:
 
 def _check_time(ends: float) -> None:
     if time.monotonic() > ends:
-        raise SimulationError("timed out", "the run took longer than its deadline")
+        raise EngineError("timed out", "the run took longer than its deadline")
 
 
 def _final_status(home: Path, ends: float) -> tuple[str, str]:
@@ -190,7 +190,7 @@ def _ask_status(home: Path) -> dict[str, str]:
         run: dict[str, str] = json.loads(_read(output))["runs"][0]
         return run
     except (subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        raise SimulationError(
+        raise EngineError(
             "unknown", "the run's log ended, but Flower's SuperLink does not say how the run did"
         ) from error
     finally:

@@ -33,7 +33,7 @@ END_LIMIT = 10.0  # seconds that the killed may take to be gone
 LONGEST_TEMP = 30  # characters: a Unix socket's path holds 107, and Ray's own part takes about 75
 
 
-class SimulationError(Exception):
+class EngineError(Exception):
     """A run that cannot reach an end of its own; `status` says how far it came."""
 
     def __init__(self, status: str, error: str) -> None:
@@ -57,7 +57,7 @@ def private_home() -> Iterator[Path]:
 def superlink(home: Path, ends: float) -> Iterator[None]:
     """A SuperLink for simulations, answering on this machine until the block is left.
 
-    `ends` is a time of time.monotonic. Raises SimulationError when it does not start.
+    `ends` is a time of time.monotonic. Raises EngineError when it does not start.
     """
     port = free_port()
     connect(home, port)
@@ -78,7 +78,7 @@ def serve(home: Path, port: int, ends: float, *options: str) -> subprocess.Popen
     """Start a SuperLink for this machine, and wait until it answers.
 
     Raises:
-        SimulationError: it does not start.
+        EngineError: it does not start.
     """
     process = start([*superlink_command("127.0.0.1", port), *options], home, home / LOG)
     try:
@@ -98,7 +98,7 @@ def start(command: list[str], home: Path, output: Path) -> subprocess.Popen[byte
     env = _environment(home)
     program = shutil.which(command[0], path=env["PATH"])
     if program is None:
-        raise SimulationError(
+        raise EngineError(
             "not started", f"{command[0]} is not installed; pip install 'flwr[simulation]'"
         )
     with output.open("wb") as out:
@@ -180,11 +180,11 @@ def free_port() -> int:
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, ends: float) -> None:
     while not _healthy(port):
         if process.poll() is not None:
-            raise SimulationError(
+            raise EngineError(
                 "not started", f"Flower's SuperLink ended at once, with code {process.returncode}"
             )
         if time.monotonic() > ends:
-            raise SimulationError("not started", "Flower's SuperLink did not answer in time")
+            raise EngineError("not started", "Flower's SuperLink did not answer in time")
         time.sleep(POLL)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fl import submission
 from fl.simulation import available_cpus, run_simulation
-from fl.superlink import SimulationError, end, start
+from fl.superlink import EngineError, end, start
 
 LeftOver = Callable[[], list[str]]
 
@@ -103,7 +103,7 @@ def test_setting_that_the_app_does_not_have_is_named(
 
 
 def test_run_longer_than_its_deadline_is_stopped(tmp_path: Path, left_over: LeftOver) -> None:
-    with pytest.raises(SimulationError, match="longer than its deadline") as caught:
+    with pytest.raises(EngineError, match="longer than its deadline") as caught:
         submission._submit_and_follow(
             ["sh", "-c", "echo started; sleep 60 & sleep 60"],
             tmp_path,
@@ -118,7 +118,7 @@ def test_run_longer_than_its_deadline_is_stopped(tmp_path: Path, left_over: Left
 
 def test_refused_run_gives_flower_s_words_without_the_box(tmp_path: Path) -> None:
     box = "Using SuperLink: x\n╭─ Error ──╮\n│ No such connection. │\n╰─╯"
-    with pytest.raises(SimulationError, match=r"^No such connection\.$") as caught:
+    with pytest.raises(EngineError, match=r"^No such connection\.$") as caught:
         submission._submit_and_follow(
             ["sh", "-c", f"echo '{box}'; exit 1"],
             tmp_path,
@@ -138,7 +138,7 @@ def test_end_reaches_the_grandchildren(tmp_path: Path, left_over: LeftOver) -> N
 
 
 def test_command_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(SimulationError, match=re.escape("pip install 'flwr[simulation]'")):
+    with pytest.raises(EngineError, match=re.escape("pip install 'flwr[simulation]'")):
         start(["flower-no-such-command"], tmp_path, tmp_path / "out")
 
 
