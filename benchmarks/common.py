@@ -34,6 +34,16 @@ def command_line(doc: str, rows: int, dim: int) -> argparse.ArgumentParser:
     return parser
 
 
+def check_device(device: str) -> None:
+    """Leave with a sentence where the device is not there.
+
+    Raises:
+        SystemExit: a GPU that this machine does not have.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SystemExit(f"--device {device}: there is no GPU here")
+
+
 def median_seconds(work: Callable[[], object], device: str, repeats: int) -> float:
     """Median time of `repeats` calls, after one that is not timed; a single call has none before.
 

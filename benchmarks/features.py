@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data import FolderDataset
+from src.data import DataError, FolderDataset
 from src.models import PatchCore
 from src.models.nearest import tiles
 
@@ -47,7 +47,10 @@ def _patches(count: int, args: argparse.Namespace) -> Tensor:
     model = PatchCore(
         "efficientnet_lite0", device=args.device, image_size=256, cache=args.cache
     )  # fmt: skip
-    train = FolderDataset(args.data, split="train")
+    try:
+        train = FolderDataset(args.data, split="train")
+    except DataError as error:
+        raise SystemExit(f"--data: {error}") from error
     grids = [batch.features.flatten(0, 2) for batch in model.embed(train)]
     total = sum(map(len, grids))
     if count > total:

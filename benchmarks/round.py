@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.common import device_name, median_seconds, report, wait
+from benchmarks.common import check_device, device_name, median_seconds, report, wait
 from src.client import ClientBank, calibrate_with, select_bank
 from src.data.dataset import read_image
 from src.merge import merge_banks
@@ -164,8 +164,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", default="wide_resnet50_2")
     parser.add_argument("--files", action="store_true", help="decode images from PNG files")
     parser.add_argument("--warm-up", type=int, default=300, help="images of a round before")
-    parser.add_argument("--device", default="cuda")
-    return parser.parse_args()
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    check_device(args.device)
+    return args
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import (
+    check_device,
     command_line,
     extra_memory,
     figures,
@@ -135,7 +136,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = command_line(__doc__, rows=22_000, dim=1536)
     parser.add_argument("--queries", type=int, default=25_000)
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_device(args.device)
+    return args
 
 
 if __name__ == "__main__":
