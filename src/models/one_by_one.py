@@ -31,8 +31,9 @@ def one_by_one(
         for each t: [target].
     """
     # a power of two changes no comparison, and brings all rows into single precision's range
-    power = int(np.frexp(np.abs(rows).max())[1])
-    wide = np.ldexp(rows.astype(np.float64), -power)
+    power = int(np.frexp(np.maximum(rows.max(), -rows.min()))[1])
+    wide = rows.astype(np.float64)
+    np.ldexp(wide, -power, out=wide)
     singles, window = _in_single_precision(wide)
     dim = rows.shape[1]
     to_others = np.ones(dim + 2, dtype=np.float32)
@@ -94,13 +95,13 @@ def _in_single_precision(rows: Doubles) -> tuple[Singles, float]:
     Returns:
         [N, D + 2]: x, |x|^2 / 2 and 1 for each row, around their mean. Its product with
         (-y, 1, |y|^2 / 2) is |x - y|^2 / 2. And how far two such values must lie apart to be
-        surely different.
+        told from each other.
     """
     singles = np.ones((len(rows), rows.shape[1] + 2), dtype=np.float32)
     np.subtract(rows, rows.mean(0), out=singles[:, :-2], casting="same_kind")
     half = _squared(singles[:, :-2]) / 2
     singles[:, -2] = half
-    # every summand, and every partial sum, is at most 4 * half.max()
+    # summands add up to at most 4 * half.max(); roundings of many grow like the root of their number
     error = np.finfo(np.float32).eps * rows.shape[1] ** 0.5 * 4 * half.max()
     return singles, 2 * float(error)
 
