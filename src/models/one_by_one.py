@@ -101,7 +101,7 @@ def _in_single_precision(rows: Doubles) -> tuple[Singles, float]:
     np.subtract(rows, rows.mean(0), out=singles[:, :-2], casting="same_kind")
     half = _squared(singles[:, :-2]) / 2
     singles[:, -2] = half
-    # summands add up to at most 4 * half.max(); roundings of many grow like the root of their number
+    # summands add up to at most 4 * half.max(); many roundings grow like the root of their number
     error = np.finfo(np.float32).eps * rows.shape[1] ** 0.5 * 4 * half.max()
     return singles, 2 * float(error)
 
