@@ -1,9 +1,11 @@
-"""Image-level metrics: how well one score an image tells anomalous from normal images."""
+"""Image-level metrics: how well one score an image tells anomalous from normal images.
+
+scikit-learn is imported where it is used: it takes a second, which many commands need not wait for.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 
 def image_metrics(
@@ -16,6 +18,8 @@ def image_metrics(
     one class is present, since none of them is defined there.
     Raises ValueError for lengths that differ, other labels, and scores that are not finite.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     scores, labels = _checked(scores, labels)
     if np.unique(labels).size < 2:
         return {}
@@ -36,6 +40,8 @@ def roc_curve_points(
     The vertices are spread evenly along the curve, so the steep start keeps its shape.
     Two empty arrays where only one class is present. Raises ValueError as `image_metrics`.
     """
+    from sklearn.metrics import roc_curve
+
     scores, labels = _checked(scores, labels)
     if max_points < 2:
         raise ValueError(f"max_points is {max_points}; a curve needs at least its two ends")

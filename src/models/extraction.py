@@ -18,8 +18,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as tvf
 
 from src.models.features import FeatureExtractor, aggregate_features
 
@@ -29,7 +27,6 @@ Prepared = tuple[Tensor, Size]  # a network input, and the image's size before
 Stack = tuple[Tensor, list[Size]]  # network inputs of one shape, and their sizes before
 CHUNK = 8  # images that a thread decodes and stacks at a time
 BATCH_PIXELS = 128 * 224 * 224  # of a batch on a GPU, where no number of images is given
-INTERPOLATION = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -79,13 +76,17 @@ class Preparation:
 
     def __call__(self, image: Tensor) -> Tensor:
         """[3, H, W] in [0, 1] -> the network's input [3, H', W'] in [0, 1]."""
+        # imported here: three seconds, which the command line need not wait for
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional as tvf
+
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"an image must be [3, H, W], not {tuple(image.shape)}")
         if not image.is_floating_point():
             raise ValueError(f"an image must be of floats in [0, 1], not of {image.dtype}")
         image = image.float()
         if self.size is not None and tuple(image.shape[1:]) != self.size:
-            mode = INTERPOLATION[self.interpolation]
+            mode = InterpolationMode(self.interpolation)
             image = tvf.resize(image, list(self.size), mode, antialias=True).clamp_(0, 1)
         return image if self.crop is None else tvf.center_crop(image, [self.crop, self.crop])
 
