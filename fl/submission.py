@@ -8,7 +8,6 @@ SIGTERM.
 import json
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,21 +17,14 @@ from typing import BinaryIO
 
 import tomli_w
 
-from fl.superlink import (
-    CONNECTION,
-    POLL,
-    EngineError,
-    end,
-    private_home,
-    sigterm_exits,
-    start,
-)
+from fl.processes import POLL, EngineError, ask, end, private_home, sigterm_exits, start
+from fl.superlink import CONNECTION
 
 Scalar = str | int | float | bool
 Show = Callable[[str], None]
 Serving = Callable[[Path, float], AbstractContextManager[None]]  # a home, and a monotonic time
 
-STATUS_LIMIT = 60.0  # seconds that `flwr ls` may take; 2 on two idle cores
+LOOKS = 20  # times that we ask a SuperLink that does not answer; a minute, or two
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Flower's own words, spelling included: where it says what went wrong
@@ -41,6 +33,7 @@ ENGINE_FAILED = "An error was encountered. Ending simulation."
 FIRST_CAUSE = re.compile(r"An exception occured!! (.+)")
 BAD_CONFIG = "[code: 15] Invalid run configuration."
 REFUSED = re.compile(r"Could not start run: (.+)")
+STARTED = re.compile(r"Successfully started run (\d+)")
 DIED = "No heartbeat received from the task"
 
 
@@ -84,13 +77,17 @@ def submit(
     log.write_text("", encoding="utf-8")
     ends = time.monotonic() + deadline
     with sigterm_exits(), private_home() as home:
-        command = ["flwr", "run", str(_stage(app_dir, home)), CONNECTION, "--stream"]
+        command = ["flwr", "run", str(_stage(app_dir, home)), CONNECTION]
         command += ["--run-config", str(_write_config(run_config, home))]
         command += ["--federation-config", federation] if federation else []
         try:
             with serving(home, ends):
-                _submit_and_follow(command, home, log, ends, show)
-                status, details = _final_status(home, ends)
+                run_id = _start_run(command, home, ends)
+                try:
+                    status, details = _follow(run_id, home, log, ends, show)
+                except BaseException:
+                    ask(["flwr", "stop", run_id, CONNECTION], home)
+                    raise
         except EngineError as failure:
             status, details = failure.status, str(failure)
         if status == "finished:completed":
@@ -124,36 +121,71 @@ def _write_config(run_config: Mapping[str, Scalar], home: Path) -> Path:
 # --- during the run ---
 
 
-def _submit_and_follow(
-    command: list[str], home: Path, log: Path, ends: float, show: Show | None
-) -> None:
-    """Submit the run and copy what it prints until it says no more.
+def _start_run(command: list[str], home: Path, ends: float) -> str:
+    """The id of the run that was submitted.
 
-    Raises EngineError when Flower refuses the run or the deadline passes.
+    Raises:
+        EngineError: Flower refuses it, in its words.
     """
+    code, said = ask(command, home, max(1.0, ends - time.monotonic()))
+    started = STARTED.search(said)
+    if not started:
+        raise EngineError("not started", _boxed(said) or f"`flwr run` ended with code {code}")
+    return started[1]
+
+
+def _follow(run_id: str, home: Path, log: Path, ends: float, show: Show | None) -> tuple[str, str]:
+    """Copy what a run prints until it has finished; returns Flower's status, and its details.
+
+    A SuperLink that restarts ends the stream, not the run: we connect again, and skip what we have.
+
+    Raises:
+        EngineError: the deadline passes, or the SuperLink stays away.
+    """
+    stream = ["flwr", "log", run_id, CONNECTION, "--stream"]
+    seen, away = 0, 0
+    while True:
+        seen = _copy_lines(stream, home, log, ends, show, seen)
+        run = _look_up(run_id, home)
+        if run and run["status"].startswith("finished"):
+            return run["status"], run["status-details"]
+        away = 0 if run else away + 1
+        if away >= LOOKS:
+            raise EngineError(
+                "unknown",
+                "the run's log ended, but Flower's SuperLink does not say how the run did",
+            )
+        _check_time(ends)
+        time.sleep(10 * POLL)
+
+
+def _copy_lines(
+    stream: list[str], home: Path, log: Path, ends: float, show: Show | None, seen: int
+) -> int:
+    """Copy what a command prints after its first `seen` lines; returns how many it printed."""
     output = home / "run.log"
-    process = start(command, home, output)
+    process = start(stream, home, output)
+    count = 0
     try:
-        with output.open("rb") as source:
+        with output.open("rb") as source, log.open("a", encoding="utf-8") as target:
             over = False
             while not over:
                 over = process.poll() is not None
-                _copy_lines(source, over, log, show)
+                for line in _new_lines(source, over):
+                    if line.startswith(("╭", "│", "╰")):  # Flower's own: the stream broke off
+                        continue
+                    count += 1
+                    if count > seen:
+                        target.write(line + "\n")
+                        target.flush()
+                        if show:
+                            show(line)
                 if not over:
                     _check_time(ends)
                     time.sleep(POLL)
     finally:
         end(process)
-    if process.returncode != 0:
-        raise EngineError("not started", _boxed(_read(log)))
-
-
-def _copy_lines(source: BinaryIO, over: bool, log: Path, show: Show | None) -> None:
-    with log.open("a", encoding="utf-8") as target:
-        for line in _new_lines(source, over):
-            target.write(line + "\n")
-            if show:
-                show(line)
+    return max(seen, count)
 
 
 def _new_lines(source: BinaryIO, over: bool) -> Iterator[str]:
@@ -172,29 +204,14 @@ def _check_time(ends: float) -> None:
         raise EngineError("timed out", "the run took longer than its deadline")
 
 
-def _final_status(home: Path, ends: float) -> tuple[str, str]:
-    """Flower's status of the only run there is, and its details, once it has finished."""
-    while True:
-        run = _ask_status(home)
-        if run["status"].startswith("finished"):
-            return run["status"], run["status-details"]
-        _check_time(ends)
-        time.sleep(10 * POLL)
-
-
-def _ask_status(home: Path) -> dict[str, str]:
-    output = home / "status.json"
-    process = start(["flwr", "ls", CONNECTION, "--format", "json"], home, output)
+def _look_up(run_id: str, home: Path) -> dict[str, str] | None:
+    """What the SuperLink says of a run; None where it says nothing."""
+    _, said = ask(["flwr", "ls", CONNECTION, "--run-id", run_id, "--format", "json"], home)
     try:
-        process.wait(STATUS_LIMIT)
-        run: dict[str, str] = json.loads(_read(output))["runs"][0]
+        run: dict[str, str] = json.loads(said)["runs"][0]
         return run
-    except (subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        raise EngineError(
-            "unknown", "the run's log ended, but Flower's SuperLink does not say how the run did"
-        ) from error
-    finally:
-        end(process)
+    except (ValueError, LookupError):
+        return None
 
 
 # --- after a failure ---

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl import submission
+from fl.processes import EngineError, end, start
 from fl.simulation import available_cpus, run_simulation
-from fl.superlink import EngineError, end, start
 
 LeftOver = Callable[[], list[str]]
 
@@ -104,28 +104,31 @@ def test_setting_that_the_app_does_not_have_is_named(
 
 def test_run_longer_than_its_deadline_is_stopped(tmp_path: Path, left_over: LeftOver) -> None:
     with pytest.raises(EngineError, match="longer than its deadline") as caught:
-        submission._submit_and_follow(
+        submission._copy_lines(
             ["sh", "-c", "echo started; sleep 60 & sleep 60"],
             tmp_path,
             tmp_path / "out.log",
             time.monotonic() + 0.5,
             None,
+            0,
         )
     assert caught.value.status == "timed out"
     assert (tmp_path / "out.log").read_text() == "started\n"
     assert left_over() == []
 
 
+def test_a_stream_taken_up_again_repeats_nothing(tmp_path: Path) -> None:
+    log, seen = tmp_path / "out.log", 0
+    for printed in ("one\ntwo\n╭─ Error ─╮\n│ gone │\n╰─╯", "one\ntwo\nthree\n"):
+        stream = ["printf", printed.replace("\n", "\\n")]
+        seen = submission._copy_lines(stream, tmp_path, log, time.monotonic() + 30, None, seen)
+    assert log.read_text() == "one\ntwo\nthree\n"
+
+
 def test_refused_run_gives_flower_s_words_without_the_box(tmp_path: Path) -> None:
     box = "Using SuperLink: x\n╭─ Error ──╮\n│ No such connection. │\n╰─╯"
     with pytest.raises(EngineError, match=r"^No such connection\.$") as caught:
-        submission._submit_and_follow(
-            ["sh", "-c", f"echo '{box}'; exit 1"],
-            tmp_path,
-            tmp_path / "out.log",
-            time.monotonic() + 30,
-            None,
-        )
+        submission._start_run(["printf", box], tmp_path, time.monotonic() + 30)
     assert caught.value.status == "not started"
 
 
