@@ -1,21 +1,23 @@
 """The ClientApp: fit a bank on the images this node holds, install the merged one and score.
 
 Each function decodes, calls `src.client`, encodes. A failure is answered in words, so that the
-server can say which client it was.
+server can say which client it was; where data are the node's own, in words that name no file.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl.config import Settings, check_settings
+from fl.config import ConfigError, Settings, check_settings
 from fl.messages import (
     BANKS,
     CONFIG,
+    TICKET,
     Results,
     Side,
     Upload,
@@ -43,14 +45,20 @@ from src.evaluation.scored import evaluate, mean_figures
 LOCAL = "local-banks"  # the client's own banks, kept in its context from train to evaluate
 PARTITION = "partition.json"
 
+log = logging.getLogger("flwr")  # what a SuperNode's own log shows
+
 app = ClientApp()
+
+
+class CannotTakePart(ValueError):
+    """Why a node can do nothing, in words that say nothing of its files."""
 
 
 class Node:
     """This node in this run: its settings, number, data and model."""
 
     def __init__(self, message: Message, context: Context) -> None:
-        config = dict(message.content[CONFIG])
+        config = dict(message.content[CONFIG])  # settings, and where the run directory is shared
         workspace = str(config.pop("workspace"))
         self.settings: Settings = check_settings(config)
         self.workspace = Path(workspace) if workspace else None
@@ -79,7 +87,7 @@ class Node:
 def node_number(context: Context) -> int:
     """The client's number: its partition-id, which every node must have been given."""
     if "partition-id" not in context.node_config:
-        raise ValueError("this node has no partition-id: set it in its --node-config")
+        raise CannotTakePart("this node has no partition-id: set it in its --node-config")
     return int(context.node_config["partition-id"])
 
 
@@ -92,11 +100,24 @@ def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callabl
             with cpu_threads(threads):
                 content = handle(Node(message, context), message, context)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            content = pack_failure(int(context.node_config.get("partition-id", -1)), reason)
+            log.error("this client cannot answer", exc_info=error)
+            number = int(context.node_config.get("partition-id", -1))
+            content = pack_failure(number, _sayable(error, message))
+        if TICKET in message.content:
+            content[TICKET] = message.content[TICKET]
         return Message(content, reply_to=message)
 
     return answer
+
+
+def _sayable(error: Exception, message: Message) -> str:
+    """What the server may hear of an error: all in a simulation, else no more than its kind."""
+    kind = type(error).__name__
+    if isinstance(error, CannotTakePart | ConfigError):  # settings are the server's own
+        return str(error)
+    if message.content[CONFIG].get("workspace"):
+        return f"{kind}: {error}"
+    return f"{kind} (the node's own log says more)"
 
 
 @app.train()
@@ -104,7 +125,7 @@ def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callabl
 def train(node: Node, message: Message, context: Context) -> RecordDict:
     """Extract features, select a bank for each object held, send them."""
     if not len(node.own.train):
-        raise ValueError("it holds no training images")
+        raise CannotTakePart("it holds no training images")
     clock = Clock()
     extract_features(node.model, node.own.train, node.progress("features"))
     clock.lap("features")
@@ -116,8 +137,7 @@ def train(node: Node, message: Message, context: Context) -> RecordDict:
         for name, images in by_bank(node.own.train, settings.model_scope).items()
     }
     clock.lap("coreset")
-    own = {name: bank.features[: bank.share] for name, bank in banks.items()}
-    context.state[LOCAL] = pack_banks(own)
+    context.state[LOCAL] = pack_banks({n: bank.features[: bank.share] for n, bank in banks.items()})
     fingerprint = node.model.backbone.fingerprint
     return pack_upload(Upload(node.number, fingerprint, version("fedpatchcore"), banks, clock.laps))
 
@@ -147,10 +167,22 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
         "seconds": clock.laps,
     }
     if node.settings.evaluate_baselines:
-        own_banks = unpack_banks(context.state.get(LOCAL, ArrayRecord()))  # type: ignore[arg-type]
-        results["local"] = score_objects(node, own_banks, node.whole, "local")
+        results["local"] = score_objects(node, own_banks(node, context), node.whole, "local")
         results["local_images"] = len(node.whole.test)
     return pack_results(results)
+
+
+def own_banks(node: Node, context: Context) -> dict:
+    """The client's own banks: as it made them, or again where the node has forgotten them.
+
+    A SuperNode that was started anew has, and so has every node when a run is resumed.
+    """
+    if LOCAL in context.state:
+        return unpack_banks(context.state[LOCAL])  # type: ignore[arg-type]
+    return {
+        name: select_bank(node.model, images, 1.0, node.settings.merge_encoding).features
+        for name, images in by_bank(node.own.train, node.settings.model_scope).items()
+    }
 
 
 def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:

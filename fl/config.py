@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from src.models.backbone import layer_stride
-
 Scalar = str | int | float | bool
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -31,6 +29,8 @@ def _image_size(text: str) -> str:
 
 
 def _layers(text: str) -> str:
+    from src.models.backbone import layer_stride  # and with it torch: not for a health check
+
     strides = [layer_stride(layer) for layer in text.split(",")]
     if strides != sorted(set(strides)):
         raise ValueError("must name distinct layers, shallowest first, such as layer2,layer3")
@@ -69,6 +69,8 @@ class Settings(BaseModel):
     gpus_per_client: float = _key("gpus-per-client", ge=0)
     # the run directory; "": one made below cache.dir
     out: AbsolutePath = _key("out")
+    # go on from the merged bank that an earlier run left in `out`
+    resume: bool = _key("resume")
 
     data_kind: Literal["synthetic", "autovi", "folder"] = _key("data.kind")
     data_root: AbsolutePath = _key("data.root")
@@ -108,6 +110,9 @@ class Settings(BaseModel):
     # rows a client sends, as a multiple of its share of the budget
     merge_oversample: float = _key("merge.oversample", ge=1)
     merge_encoding: Literal["float16", "float32"] = _key("merge.encoding")
+    # what one client may send at most; more is refused before it is looked at
+    merge_max_rows: int = _key("merge.max-rows", ge=1)
+    merge_max_mb: int = _key("merge.max-mb", ge=1)
 
     # local and centralized beside federated; centralized needs data.shared
     evaluate_baselines: bool = _key("evaluate.baselines")
@@ -203,6 +208,8 @@ def check_settings(given: Mapping[str, object]) -> Settings:
 def _disagreements(s: Settings) -> Iterable[str]:
     if s.partition_kind == "attribute" and not s.partition_column and not s.partition_file:
         yield "partition.column: name the metadata column that partition.kind = attribute goes by"
+    if s.resume and not s.out:
+        yield "resume: name the run directory to go on from, as out"
     if s.clients and s.min_clients > s.clients:
         yield f"min-clients = {s.min_clients}: there are only {s.clients} clients"
     if s.data_shared and s.data_kind != "synthetic" and not s.data_root:

@@ -8,6 +8,7 @@ from fl.client_app import app as client_app
 from fl.config import CHECKOUT, ConfigError, Scalar, Settings
 from fl.deployment import run_deployment
 from fl.inline import run_inline
+from fl.run_directory import held
 from fl.server_app import app as server_app
 from fl.setup import clear_scratch
 from fl.simulation import available_cpus, run_simulation
@@ -33,9 +34,7 @@ def launch(settings: Settings, show: Callable[[str], None] | None = None) -> Pat
         ConfigError: more CPUs a client than there are.
         RunFailed: the run failed; nothing of it is left running.
     """
-    out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
-    clear_scratch(out)
+    out = _prepared(settings)
     run = _inline if settings.engine == "inline" else _on_ray
     run(settings, out, show)
     return out
@@ -54,9 +53,7 @@ def deploy(
     Raises:
         RunFailed: the run failed; nothing of it is left running.
     """
-    out = Path(settings.out)
-    out.mkdir(parents=True, exist_ok=True)
-    clear_scratch(out)
+    out = _prepared(settings)
     nodes: list[dict[str, Scalar]] = [{"partition-id": i} for i in range(settings.clients)]
     for node, root in zip(nodes, roots, strict=False):
         node["data-root"] = str(root)
@@ -66,6 +63,14 @@ def deploy(
             CHECKOUT, settings.flat(), nodes, log=out / LOG, deadline=deadline, show=show
         )
     )
+    return out
+
+
+def _prepared(settings: Settings) -> Path:
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out):  # by a run that goes on, it is not ours to clear
+        clear_scratch(out)
     return out
 
 

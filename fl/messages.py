@@ -1,15 +1,19 @@
 """The wire format: what the messages of a round carry. No other module knows it.
 
-- train, to a client: `config`, the settings;
+- train, to a client: `config`, the settings, and `ticket`, which names the exchange;
 - its answer: `banks`, the rows of each bank in half precision, and `about`, counts and radii;
-- evaluate, to a client: `config`, and `banks`, the merged rows;
+- evaluate, to a client: `config`, `ticket`, and `banks`, the merged rows;
 - its answer: `about`, figures and score quantiles as JSON;
-- a client that could not do its part answers with `failure`, its number and the reason.
+- a client that could not do its part answers with `failure`, its number and the reason;
+- each answer gives the `ticket` back, so that one from another time is known for what it is.
 
 What comes from outside is checked here: whatever a reply holds, it is read or it is refused.
 """
 
+import io
 import json
+import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired
@@ -22,7 +26,8 @@ from typing_extensions import TypedDict  # pydantic reads typing's own from Pyth
 from src.client import QUANTILES, ClientBank
 from src.merge import BankRefused
 
-CONFIG, BANKS, ABOUT, FAILURE = "config", "banks", "about", "failure"
+CONFIG, BANKS, ABOUT, FAILURE, TICKET = "config", "banks", "about", "failure", "ticket"
+HEADER_BYTES = 4096  # the header of an array of ours takes 128
 COUNTS = ("share", "images", "patches")
 RADII = ("radius", "share_radius")
 
@@ -89,8 +94,31 @@ def pack_banks(banks: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def unpack_banks(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """The inverse of `pack_banks`."""
-    return {name: array.numpy() for name, array in record.items()}
+    """The inverse of `pack_banks`; the rows are the record's own bytes, read-only.
+
+    Raises:
+        ValueError: an array whose bytes are not what its header says.
+    """
+    return {name: _rows(array) for name, array in record.items()}
+
+
+def check_size(record: ArrayRecord, max_rows: int, max_bytes: int) -> None:
+    """Refuse banks larger than a client may send, by what their headers say; no array is made.
+
+    Raises:
+        BankRefused: too many rows or bytes, or arrays whose size cannot be read.
+    """
+    size = banks_bytes(record)
+    if size > max_bytes:
+        raise BankRefused(
+            f"it sent {size / 2**20:.1f} MiB, more than merge.max-mb = {max_bytes // 2**20}"
+        )
+    try:
+        rows = sum((_header(array)[0] or (0,))[0] for array in record.values())
+    except Exception as error:
+        raise _unreadable(error) from error
+    if rows > max_rows:
+        raise BankRefused(f"it sent {rows} rows, more than merge.max-rows = {max_rows}")
 
 
 def banks_bytes(record: ArrayRecord) -> int:
@@ -163,6 +191,30 @@ def pack_failure(client: int, reason: str) -> RecordDict:
     return RecordDict({FAILURE: ConfigRecord({"client": client, "reason": reason})})
 
 
+def make_ticket() -> str:
+    """A name for an exchange that no other has."""
+    return secrets.token_hex(8)
+
+
+def pack_ticket(ticket: str) -> ConfigRecord:
+    """The record TICKET, of requests and answers alike."""
+    return ConfigRecord({"id": ticket})
+
+
+def check_ticket(content: RecordDict, ticket: str) -> None:
+    """Refuse an answer to another exchange.
+
+    Raises:
+        BankRefused: its ticket is missing, or is not this one.
+    """
+    try:
+        given = content[TICKET]["id"]
+    except Exception as error:
+        raise _unreadable(error) from error
+    if given != ticket:
+        raise BankRefused("its reply answers another request, an earlier one or another run's")
+
+
 def number_in(content: RecordDict) -> int | None:
     """The number that a reply says its sender has, if it says one."""
     try:
@@ -176,6 +228,33 @@ def _number(about: Mapping[str, Any]) -> int:
     if not isinstance(number, int) or number < 0:
         raise ValueError(f"{number!r} is no client's number")
     return number
+
+
+def _header(array: Array) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, dtype and start of the values of an array, by the npy header of its bytes."""
+    if array.stype != "numpy.ndarray":
+        raise ValueError(f"an array of kind {array.stype!r}")
+    start = io.BytesIO(array.data[:HEADER_BYTES])
+    version = np.lib.format.read_magic(start)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[version]
+    shape, by_columns, dtype = read(start)
+    if dtype.hasobject or by_columns or min(shape, default=0) < 0:
+        raise ValueError(f"an array of {dtype} that cannot be read")
+    return shape, dtype, start.tell()
+
+
+def _rows(array: Array) -> np.ndarray:
+    """An array as its bytes stand: nothing is copied, and nothing in them is executed."""
+    shape, dtype, start = _header(array)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(array.data) - start != expected:
+        raise ValueError(
+            f"{len(array.data) - start} bytes, where {list(shape)} of {dtype} take {expected}"
+        )
+    return np.frombuffer(array.data, dtype, offset=start).reshape(shape)
 
 
 def _bank(about: Mapping[str, Any], rows: np.ndarray, i: int) -> ClientBank:

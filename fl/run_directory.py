@@ -1,17 +1,21 @@
 """The run directory: settings, figures, report, model, partition, scores and maps of one run."""
 
 import csv
+import fcntl
 import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import tomli_w
 
+from fl.checkpoint import MODEL
 from fl.client_app import PARTITION
-from fl.config import Settings
+from fl.config import ConfigError, Settings
 from fl.setup import SCORES, Split, clear_scratch
 from fl.strategy import FederatedPatchCore
 from src.client import SHARED, by_object, score_with
@@ -20,10 +24,35 @@ from src.data.partition import Partition, partition_table
 from src.evaluation import save_maps
 from src.evaluation.report import ClientTable, ScoreRow, write_report
 from src.evaluation.scored import AnomalyMaps, Scored, evaluate, mean_figures
+from src.files import write_whole
 from src.models import PatchCore
 from src.models.patchcore import Prediction
 
+CONFIG, METRICS = "config.toml", "metrics.json"
 PACKAGES = ("fedpatchcore", "flwr", "torch", "timm", "numpy")
+
+
+def write_config(out: Path, settings: Settings) -> None:
+    """Write the settings of a run that begins; what an earlier run found there is no more true."""
+    (out / METRICS).unlink(missing_ok=True)
+    write_whole(out / CONFIG, tomli_w.dumps(settings.flat()))
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold a run directory, so that no other run of this machine writes into it.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however it ends
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(f"out = {out}: another run is writing there") from error
+    finally:
+        os.close(lock)
 
 
 def write_run(
@@ -45,8 +74,7 @@ def write_run(
     """
     metrics = _frame(settings, strategy, seconds)
     banks = {name: bank.features for name, bank in strategy.merged.items()}
-    model.as_file(banks, strategy.thresholds()).write(out / "model.safetensors")
-    (out / "config.toml").write_text(tomli_w.dumps(settings.flat()))
+    model.as_file(banks, strategy.thresholds()).write(out / MODEL)
     found = Scored.join(sides.get("federated", {}).values()).by_key()
     if data is None:
         answers = strategy.results.values()
@@ -57,7 +85,6 @@ def write_run(
         metrics |= _figures(model, strategy, test, sides) | {"dataset": _dataset(data)}
         rows, clients = _score_rows(out, settings, data, sides), _client_table(out, settings, data)
         _write_scores(out / "scores.csv", rows)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     if found and settings.evaluate_maps:
         samples = [sample for sample in test.samples if sample.key in found]
         save_maps(out, AnomalyMaps(model, [found[sample.key] for sample in samples]), samples)
@@ -65,6 +92,7 @@ def write_run(
     write_report(
         out / "report.html", metrics, rows, clients, shown.image, shown.anomaly_map, shown.mask
     )
+    write_whole(out / METRICS, json.dumps(metrics, indent=2) + "\n")  # last: all is there
     clear_scratch(out)
     return metrics
 

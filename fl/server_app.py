@@ -1,16 +1,21 @@
 """The ServerApp: one round, from the nodes that come to the run directory."""
 
+import errno
 import logging
 import time
+from functools import partial
+from pathlib import Path
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from fl.checkpoint import ROUND, keep_merge, take_up_merge
 from fl.client_app import PARTITION, Clock
 from fl.config import Settings, check_settings
+from fl.exchange import Exchange, Roster
 from fl.progress import SERVER, reporter
-from fl.run_directory import pool_scores, write_run
-from fl.setup import Split, build_model, open_split, partition_data, run_folder
+from fl.run_directory import held, pool_scores, write_config, write_run
+from fl.setup import Split, build_model, clear_scratch, open_split, partition_data, run_folder
 from fl.strategy import FederatedPatchCore, RoundFailed
 from src.client import Stage, by_bank, by_object, extract_features, score_with, select_bank
 from src.data import DataError
@@ -29,9 +34,26 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Load, fit, send, merge, broadcast, evaluate, report."""
     settings = check_settings(context.run_config)
+    out = run_folder(settings, context.run_id)
+    with held(out):
+        try:
+            run_round(grid, settings, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            kept = "its merged bank is kept" if (out / ROUND).exists() else "nothing was merged yet"
+            raise RoundFailed(
+                f"the run directory {out} cannot be written: {error.strerror}; {kept}. "
+                "Make room, then start again with --resume"
+            ) from error
+
+
+def run_round(grid: Grid, settings: Settings, out: Path) -> None:
+    """The round itself, in a run directory that is ours."""
+    clear_scratch(out)
+    write_config(out, settings)
     clock = Clock()
     nodes = wait_for_nodes(grid, settings.clients, settings.timeout)
-    out = run_folder(settings, context.run_id)
     progress = reporter(out, SERVER)
     model = build_model(settings)
 
@@ -40,8 +62,13 @@ def main(grid: Grid, context: Context) -> None:
         data, workspace = open_split(settings), str(out)
         partition_data(settings, data, len(nodes)).save(out / PARTITION)
 
-    strategy = FederatedPatchCore(settings, model, nodes, workspace, progress)
-    strategy.start(grid, ArrayRecord(), settings.num_server_rounds, settings.timeout)
+    roster = Roster(nodes)
+    keep = partial(keep_merge, out=out)
+    strategy = FederatedPatchCore(settings, model, roster, workspace, progress, keep)
+    if settings.resume:
+        take_up_merge(strategy, out)
+    patient = Exchange(grid, roster, settings.min_clients or len(nodes))
+    strategy.start(patient, ArrayRecord(), settings.num_server_rounds, settings.timeout)
 
     sides = {"federated": pool_scores(out, model, strategy, data)} if data else {}
     clock.lap("round")

@@ -138,18 +138,17 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def run_folder(settings: Settings, run_id: int) -> Path:
-    """The run directory: `out`, or one in the cache by the run's number.
-
-    What a run that broke off left there in passing is removed: it must not be taken for ours.
-    """
+    """The run directory: `out`, or one in the cache by the run's number."""
     folder = Path(settings.out) if settings.out else settings.cache / "runs" / str(run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    clear_scratch(folder)
     return folder
 
 
 def clear_scratch(folder: Path) -> None:
-    """Remove what is in the run directory only while a run goes on."""
+    """Remove what is in the run directory only while a run goes on.
+
+    What a run that broke off left there must not be taken for that of the next.
+    """
     for scratch in (SCORES, PROGRESS):
         shutil.rmtree(folder / scratch, ignore_errors=True)
 

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -15,15 +16,21 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fl.config import Settings
+from fl.exchange import Roster
 from fl.messages import (
     BANKS,
     CONFIG,
+    TICKET,
     ClientFailed,
     Results,
     Upload,
     banks_bytes,
+    check_size,
+    check_ticket,
+    make_ticket,
     number_in,
     pack_banks,
+    pack_ticket,
     unpack_results,
     unpack_upload,
 )
@@ -33,6 +40,8 @@ from src.models import PatchCore
 
 log = logging.getLogger(__name__)
 
+APP = "fedpatchcore"
+NODE = "node-"  # what the keys of `make_certificates` are registered as, and the client's number
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -46,9 +55,10 @@ class FederatedPatchCore(Strategy):
     Args:
         settings: the run's.
         model: for the dimension and the fingerprint that banks must have.
-        nodes: ids of the nodes that take part.
+        roster: the nodes that take part.
         workspace: the run directory where clients share it; "" where they do not.
         progress: who to tell how far the merge is.
+        keep: called after the merge, to keep it before anything else can fail.
 
     Attributes:
         uploads: client -> what it sent, once checked.
@@ -56,6 +66,7 @@ class FederatedPatchCore(Strategy):
         results: client -> its answer to the evaluate message.
         refused: clients that were left out, with the reason.
         numbers: node -> the client number it goes by, as its first answer says.
+        ticket: of the exchange that goes on.
         upload_bytes, broadcast_bytes: arrays on the wire, by client and in one broadcast.
         seconds: of the merge.
     """
@@ -64,12 +75,13 @@ class FederatedPatchCore(Strategy):
         self,
         settings: Settings,
         model: PatchCore,
-        nodes: list[int],
+        roster: Roster,
         workspace: str = "",
         progress: Stage = silent,
+        keep: Callable[["FederatedPatchCore"], None] = lambda strategy: None,
     ) -> None:
-        self.settings, self.model, self.nodes = settings, model, nodes
-        self.workspace, self.progress = workspace, progress
+        self.settings, self.model, self.roster = settings, model, roster
+        self.workspace, self.progress, self.keep = workspace, progress, keep
         self.uploads: dict[int, Upload] = {}
         self.merged: dict[str, MergedBank] = {}
         self.results: dict[int, Results] = {}
@@ -78,6 +90,7 @@ class FederatedPatchCore(Strategy):
         self.upload_bytes: dict[int, int] = {}
         self.broadcast_bytes = 0
         self.seconds = 0.0
+        self.ticket = ""
 
     def configure_train(
         self,
@@ -86,8 +99,8 @@ class FederatedPatchCore(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> list[Message]:
-        """Ask every node for its banks."""
-        return [self._message(MessageType.TRAIN, node, {}) for node in self.nodes]
+        """Ask every node for its banks; nobody, where a run is resumed that has merged them."""
+        return [] if self.merged else self._messages(MessageType.TRAIN, {})
 
     def aggregate_train(
         self,
@@ -99,17 +112,22 @@ class FederatedPatchCore(Strategy):
         Raises:
             RoundFailed: fewer clients than min-clients sent banks that can be merged.
         """
-        self._take_all(replies, self._accept_upload)
-        self._check_enough(len(self.uploads), "sent a bank that can be merged")
+        if not self.merged:
+            self._take_all(replies, self._accept_upload)
+            self._check_enough(len(self.uploads), "sent a bank that can be merged")
+            self._merge()
+            self.keep(self)
+        record = pack_banks({name: bank.features for name, bank in self.merged.items()})
+        self.broadcast_bytes = banks_bytes(record)
+        rows = sum(len(bank.features) for bank in self.merged.values())
+        return record, MetricRecord({"clients": len(self.uploads), "rows": rows})
+
+    def _merge(self) -> None:
         started = time.monotonic()
         for name in sorted({name for upload in self.uploads.values() for name in upload.banks}):
             banks = {c: u.banks[name] for c, u in self.uploads.items() if name in u.banks}
             self.merged[name] = merge_banks(banks, self.settings.seed, self.progress("merge"))
         self.seconds = time.monotonic() - started
-        record = pack_banks({name: bank.features for name, bank in self.merged.items()})
-        self.broadcast_bytes = banks_bytes(record)
-        rows = sum(len(bank.features) for bank in self.merged.values())
-        return record, MetricRecord({"clients": len(self.uploads), "rows": rows})
 
     def configure_evaluate(
         self,
@@ -119,7 +137,7 @@ class FederatedPatchCore(Strategy):
         grid: Grid,
     ) -> list[Message]:
         """Broadcast the merged banks; a client that was left out gets them like any other."""
-        return [self._message(MessageType.EVALUATE, node, {BANKS: arrays}) for node in self.nodes]
+        return self._messages(MessageType.EVALUATE, {BANKS: arrays})
 
     def aggregate_evaluate(
         self,
@@ -138,7 +156,7 @@ class FederatedPatchCore(Strategy):
 
     def summary(self) -> None:
         """Say what the round will do."""
-        log.info("federated PatchCore over %d clients", len(self.nodes))
+        log.info("federated PatchCore over %d clients", len(self.roster.nodes))
 
     def thresholds(self) -> dict[str, float]:
         """Bank name -> image score above which the set share of the normal images lies."""
@@ -160,16 +178,19 @@ class FederatedPatchCore(Strategy):
             if (found := result["calibration"].get(name))
         }
 
-    def _message(self, kind: str, node: int, content: dict) -> Message:
+    def _messages(self, kind: str, content: dict) -> list[Message]:
+        """The same to every node, under a new ticket."""
+        self.ticket = make_ticket()
         config = ConfigRecord({**self.settings.flat(), "workspace": self.workspace})
-        return Message(RecordDict({CONFIG: config, **content}), node, kind)
+        records = {CONFIG: config, TICKET: pack_ticket(self.ticket), **content}
+        return [Message(RecordDict(records), node, kind) for node in self.roster.nodes]
 
     def _take_all(self, replies: Iterable[Message], accept: Callable[[Message], None]) -> None:
         """Accept the replies that came, by node; book as left out whoever gave none."""
         came = sorted(replies, key=_node_of)
         for reply in came:
             self._take(reply, accept)
-        for node in sorted(set(self.nodes) - set(map(_node_of, came))):
+        for node in sorted(set(self.roster.nodes) - set(map(_node_of, came))):
             self._refuse(node, f"it gave no answer within {self.settings.timeout} s")
 
     def _take(self, reply: Message, accept: Callable[[Message], None]) -> None:
@@ -178,24 +199,39 @@ class FederatedPatchCore(Strategy):
             if reply.has_error():
                 raise ClientFailed(_reason(reply))
             self._claim(_node_of(reply), number_in(reply.content))
+            check_ticket(reply.content, self.ticket)
             accept(reply)
         except (ClientFailed, BankRefused) as failure:
             self._refuse(_node_of(reply), str(failure))
 
     def _claim(self, node: int, number: int | None) -> None:
-        """Book the number a node goes by; refuse one that is another's, or not the one it had."""
+        """Book the number a node goes by; refuse one that is not its own.
+
+        A node whose key was registered as node-3 is client 3. Where there are no keys, a node that
+        has come in the stead of another may go by the other's number.
+        """
         if number is None:
             return
+        name = self.roster.names.get(node, "")
+        if name.startswith(NODE) and name != f"{NODE}{number}":
+            raise BankRefused(f"it calls itself client {number}, but its key is {name}'s")
         holder = next((n for n, held in self.numbers.items() if held == number), node)
-        if holder != node:
+        if holder != node and holder in self.roster.nodes:
             raise BankRefused(f"it calls itself client {number}, as node {holder} does")
         if self.numbers.setdefault(node, number) != number:
             raise BankRefused(f"it calls itself client {number} now")
 
     def _accept_upload(self, reply: Message) -> None:
+        if BANKS in reply.content:
+            sent: ArrayRecord = reply.content[BANKS]  # type: ignore[assignment]
+            check_size(sent, self.settings.merge_max_rows, self.settings.merge_max_mb * 2**20)
         upload = unpack_upload(reply.content)
         if upload.client in self.uploads:
             raise BankRefused("it answered twice; its first answer counts")
+        if upload.version != version(APP):
+            raise BankRefused(
+                f"its app is {APP} {upload.version}, the federation's is {version(APP)}"
+            )
         if upload.fingerprint != self.model.backbone.fingerprint:
             raise BankRefused(
                 f"its backbone's weights ({upload.fingerprint}) are not the federation's "
@@ -223,11 +259,11 @@ class FederatedPatchCore(Strategy):
             self.refused.append({"client": client, "reason": reason})
 
     def _check_enough(self, came: int, did: str) -> None:
-        needed = self.settings.min_clients or len(self.nodes)
+        needed = self.settings.min_clients or len(self.roster.nodes)
         if came < needed:
             named = "\n".join(f"{called(r['client'])}: {r['reason']}" for r in self.refused)
             raise RoundFailed(
-                f"only {came} of {len(self.nodes)} clients {did}, {needed} are needed "
+                f"only {came} of {len(self.roster.nodes)} clients {did}, {needed} are needed "
                 f"(min-clients):\n{named}"
             )
 

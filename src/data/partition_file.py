@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.data.dataset import DataError, Sample
+from src.files import write_whole
 
 VERSION = 1
 
@@ -39,10 +39,7 @@ class Partition:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON; a reader never sees half a file."""
-        target = Path(path)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n", "utf-8")
-        draft.replace(target)
+        write_whole(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Partition:

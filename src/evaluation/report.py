@@ -30,6 +30,7 @@ from src.evaluation.gallery import LoadImage, LoadMap, LoadMask, choose, picture
 from src.evaluation.page import CHARTS, PAGE, STYLE
 from src.evaluation.scores import ScoreRow
 from src.evaluation.summary import comparison, headline, metric
+from src.files import write_whole
 
 __all__ = ["ClientTable", "ScoreRow", "write_report"]
 
@@ -85,7 +86,7 @@ def write_report(
         folded=_folded(metrics),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def environment() -> Environment:

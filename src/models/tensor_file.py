@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from src.files import write_whole
+
 HEADER = "fedpatchcore"
 
 
@@ -24,10 +26,9 @@ def write_tensors(
     path: str | Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> None:
     """Write arrays under a header that names the kind of file; folders are made as needed."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": kind, **header}, sort_keys=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    Path(path).write_bytes(save(arrays, {HEADER: text}))  # save_file: for the owner alone
+    write_whole(path, save(arrays, {HEADER: text}))  # save_file: for the owner alone
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -37,6 +37,7 @@ def rows_of(run) -> list[dict[str, str]]:
 
 def test_run_leaves_these_files_and_no_scratch(drawn, clean) -> None:
     files = {"config.toml", "metrics.json", "report.html", "model.safetensors", "partition.json"}
+    files |= {"round.json"}
     assert {path.name for path in clean.out.iterdir()} == files | {"scores.csv"}
     assert {path.name for path in drawn.out.iterdir()} == files | {"scores.csv", "maps"}
 

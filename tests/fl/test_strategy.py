@@ -1,18 +1,24 @@
 """A client that misbehaves is left out by name and reason, or stops the run; nothing in between."""
 
+import io
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
+from importlib.metadata import version
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+from fl import messages
 from fl.client_app import app as client_app
-from fl.messages import ABOUT, BANKS, pack_banks, unpack_banks
+from fl.exchange import Roster
+from fl.messages import ABOUT, BANKS, TICKET, pack_banks, unpack_banks
 from fl.setup import build_model, open_split, partition_data
 from fl.strategy import FederatedPatchCore, RoundFailed
 from src.data.partition import Partition
+from src.merge import BankRefused
 
 BAD = 1  # the client that misbehaves, of three
 
@@ -51,7 +57,34 @@ def emptied(content: RecordDict) -> None:
     content[ABOUT]["banks"] = []
 
 
+def misread(content: RecordDict) -> None:
+    """Say of the rows that they are a hundred times as many as were sent."""
+    array = content[BANKS]["bracket"]
+    spoiled = array.data.replace(b"(26, 152)", b"(2600, 152)", 1)
+    assert spoiled != array.data
+    content[BANKS] = ArrayRecord({"bracket": Array("float16", (2600, 152), array.stype, spoiled)})
+
+
+def as_objects(content: RecordDict) -> None:
+    """Send what only unpickling could read."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"rows": 1}], dtype=object))
+    array = Array("object", (1,), "numpy.ndarray", buffer.getvalue())
+    content[BANKS] = ArrayRecord({"bracket": array})
+
+
 CHANGES = {
+    "header that promises more": (misread, "bytes, where [2600, 152] of float16 take"),
+    "objects": (as_objects, "an array of object that cannot be read"),
+    "another version of the app": (
+        with_field("version", "0.0.9"),
+        f"its app is fedpatchcore 0.0.9, the federation's is {version('fedpatchcore')}",
+    ),
+    "a reply from another time": (
+        lambda content: content.__setitem__(TICKET, ConfigRecord({"id": "earlier"})),
+        "its reply answers another request",
+    ),
+    "no ticket": (lambda content: content.pop(TICKET), "its reply cannot be read (KeyError"),
     "one row of NaN": (with_rows(one_row_nan), "1 of its 26 rows hold NaN or infinite values"),
     "other dimension": (with_rows(lambda r: r[:, :-1]), "its bank has 151 dimensions, not 152"),
     "doubles": (with_rows(lambda r: r.astype(float)), "its bank holds float64"),
@@ -87,7 +120,53 @@ def assert_is_merge_of_the_others(done) -> None:
     assert len(lines) == 1 + 6  # all test images are scored, those of client 1 too
 
 
-@pytest.mark.parametrize(("change", "reason"), list(CHANGES.values())[:2])
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"merge__max_rows": 26}, "it sent 2600 rows, more than merge.max-rows = 26"),
+        (
+            {"merge__max_mb": 1, "merge__encoding": "float32"},
+            "it sent 1.5 MiB, more than merge.max",
+        ),
+    ],
+)
+def test_a_client_that_sends_too_much_is_left_out_before_an_array_is_made(
+    run, misbehave, rewrite, monkeypatch, limit: dict, reason: str
+) -> None:
+    made: list[int] = []
+    read = messages._rows
+    monkeypatch.setattr(messages, "_rows", lambda array: made.append(array.shape[0]) or read(array))
+    app = misbehave({BAD: rewrite(with_rows(lambda r: np.tile(r, (100, 1))))})
+    done = run(client_app=app, min_clients=2, **limit)
+    [refused] = done.metrics["refused"]
+    assert refused["client"] == BAD
+    assert reason in refused["reason"]
+    assert made.count(2600) == 0
+    assert_is_merge_of_the_others(done)
+
+
+def test_an_answer_kept_from_the_train_message_is_no_answer_to_the_evaluate_message(
+    run, misbehave
+) -> None:
+    kept: dict[int, RecordDict] = {}
+
+    def keep(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        kept[BAD] = deepcopy(reply.content)
+        return reply
+
+    def replay(message: Message, context: Context) -> Message:
+        return Message(kept[BAD], reply_to=message)
+
+    done = run(client_app=misbehave({BAD: keep}, {BAD: replay}), min_clients=2)
+    [refused] = done.metrics["refused"]
+    assert refused["client"] == BAD
+    assert "its reply answers another request" in refused["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [CHANGES["one row of NaN"], CHANGES["other dimension"]]
+)
 def test_without_enough_clients_the_run_fails_and_says_who_and_why(
     run, misbehave, rewrite, tmp_path, change, reason: str
 ) -> None:
@@ -133,7 +212,7 @@ def test_client_without_images_is_left_out(run) -> None:
     skewed = {"partition__kind": "dirichlet", "partition__alpha": 0.01, "partition__minimum": 0}
     done = run(**skewed, min_clients=1)
     reasons = {refused["reason"] for refused in done.metrics["refused"]}
-    assert reasons == {"ValueError: it holds no training images"}
+    assert reasons == {"it holds no training images"}
     merged = [client["client"] for client in done.metrics["local"]["clients"]]
     refused = [entry["client"] for entry in done.metrics["refused"]]
     assert sorted(merged + refused) == [0, 1, 2]
@@ -193,6 +272,23 @@ def test_client_that_calls_itself_another_s_number_is_left_out_whoever_answers_f
     assert len(set(banks)) == 1
 
 
+def test_a_registered_key_holds_a_node_to_its_number(strategy, replies) -> None:
+    strategy.roster.names = {1001: "node-0", 1002: "node-7", 1003: "camera"}
+    strategy.aggregate_train(1, replies)
+    [refused] = strategy.refused
+    assert refused["reason"] == "it calls itself client 1, but its key is node-7's"
+    assert sorted(strategy.uploads) == [0, 2]
+
+
+def test_a_node_that_came_in_another_s_stead_goes_by_its_number(strategy, replies) -> None:
+    strategy.aggregate_train(1, replies)
+    strategy.roster.nodes[1] = 99
+    strategy._claim(99, 1)
+    assert strategy.numbers[99] == 1
+    with pytest.raises(BankRefused, match="as node 1003 does"):
+        strategy._claim(98, 2)
+
+
 def test_node_without_a_number_is_named_as_a_node(run) -> None:
     nodes = [{"partition-id": 0}, {}, {}]
     done = run(nodes=nodes, min_clients=1)
@@ -211,6 +307,8 @@ def replies(run, misbehave, identity) -> Callable[..., list[Message]]:
         return reply
 
     run(client_app=misbehave(dict.fromkeys(range(3), keep)), evaluate__baselines=False)
+    for reply in kept:
+        reply.content[TICKET]["id"] = "now"
     return kept
 
 
@@ -218,7 +316,9 @@ def replies(run, misbehave, identity) -> Callable[..., list[Message]]:
 def strategy(settings) -> FederatedPatchCore:
     """For three nodes, of which two must come through; out of a run."""
     checked = settings(min_clients=2, timeout=5)
-    return FederatedPatchCore(checked, build_model(checked), [1001, 1002, 1003])
+    made = FederatedPatchCore(checked, build_model(checked), Roster([1001, 1002, 1003]))
+    made.ticket = "now"
+    return made
 
 
 def test_client_that_gives_no_answer_is_left_out(strategy, replies) -> None:
@@ -250,7 +350,8 @@ def test_first_of_two_answers_counts(strategy, replies) -> None:
 
 
 def test_order_of_replies_does_not_change_the_merge(settings, strategy, replies) -> None:
-    other = FederatedPatchCore(settings(), strategy.model, [1001, 1002, 1003])
+    other = FederatedPatchCore(settings(), strategy.model, Roster([1001, 1002, 1003]))
+    other.ticket = "now"
     one, _ = strategy.aggregate_train(1, replies)
     two, _ = other.aggregate_train(1, replies[::-1])
     assert one["bracket"].data == two["bracket"].data

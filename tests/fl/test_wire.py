@@ -1,6 +1,7 @@
 """What a round says over the wire: banks and counts, and nothing of images or where they lie."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,13 +62,13 @@ def test_a_reply_holds_banks_and_named_fields_and_nothing_else(exchanged) -> Non
     for kind, _, reply in exchanged:
         content = reply.content
         if kind == "train":
-            assert set(content) == {"banks", "about"}
+            assert set(content) == {"banks", "about", "ticket"}
             assert set(content["banks"]) == {"bracket"}
             fields = {"client", "fingerprint", "version", "banks", "seconds"}
             counts = {"share", "images", "patches", "radius", "share_radius"}
             assert set(content["about"]) == fields | counts
         else:
-            assert set(content) == {"about"}
+            assert set(content) == {"about", "ticket"}
             assert set(content["about"]) == {"client", "results"}
             named = set(json.loads(content["about"]["results"]))
             assert named == {
@@ -150,7 +151,13 @@ def test_nodes_with_data_of_their_own_need_no_shared_folder(run, plants) -> None
     mean = np.mean([results["federated"]["mean"]["image_auroc"] for results in own])
     assert metrics["federated"]["image_auroc"] == pytest.approx(mean)
     written = {path.name for path in done.out.iterdir()}
-    assert written == {"config.toml", "metrics.json", "model.safetensors", "report.html"}
+    assert written == {
+        "config.toml",
+        "metrics.json",
+        "model.safetensors",
+        "report.html",
+        "round.json",
+    }
     for _, request, reply in messages:
         assert request.content["config"]["workspace"] == ""
         for content in (request.content, reply.content):
@@ -161,6 +168,27 @@ def test_local_banks_are_scored_on_own_images_where_others_are_elsewhere(run, pl
     nodes = [{"partition-id": i, "data-root": str(root)} for i, root in enumerate(plants)]
     done = run(nodes=nodes, clients=2, data__shared=False, data__root="")
     assert all("image_auroc" in client for client in done.metrics["local"]["clients"])
+
+
+@pytest.mark.parametrize("phase", ["train", "test"])
+def test_an_image_that_cannot_be_read_is_named_in_the_node_s_own_log_alone(
+    run, plants, tmp_path, caplog, phase: str
+) -> None:
+    root = shutil.copytree(plants[1], tmp_path / "secret plant")
+    [spoiled, *_] = (root / "bracket" / phase / "good").glob("*.png")
+    spoiled.write_bytes(b"no image")
+    roots = [plants[0], root]
+    nodes = [{"partition-id": i, "data-root": str(root)} for i, root in enumerate(roots)]
+    messages: list[tuple[str, Message, Message]] = []
+    app = recording(messages)
+    done = run(
+        client_app=app, nodes=nodes, clients=2, min_clients=1, data__shared=False, data__root=""
+    )
+    [refused] = done.metrics["refused"]
+    assert refused["reason"].endswith("DataError (the node's own log says more)")
+    for _, _, reply in messages:
+        assert not [t for t in texts(reply.content) if "secret" in t or ".png" in t]
+    assert str(spoiled) in caplog.text
 
 
 def test_node_without_data_is_told_to_name_its_data_root(run) -> None:
