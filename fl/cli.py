@@ -1,54 +1,47 @@
-"""The command line: fedpatchcore demo, simulate, deploy, predict, evaluate."""
+"""The command line: fedpatchcore demo, simulate, deploy, certs, predict, evaluate."""
 
 import json
 import logging
-import os
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from fl.config import (
-    CHECKOUT,
-    ConfigError,
-    Scalar,
-    Settings,
-    check_settings,
-    default_settings,
-    parse_assignments,
-    read_config,
-)
-from fl.launch import RunFailed, deploy, launch
+from fl.certificates import make_certificates
+from fl.cli_deploy import deployed
+from fl.config import CHECKOUT, ConfigError
+from fl.launch import RunFailed, launch
 from fl.predict import evaluate_model, find_images, write_predictions
+from fl.processes import EngineError
 from fl.progress import ProgressView
-from fl.setup import open_split, partition_data
-from fl.strategy import called
+from fl.terminal import (
+    Config,
+    Out,
+    Resume,
+    Sets,
+    console,
+    errors,
+    resolve,
+    show_partition,
+    show_results,
+)
 from src.data import DataError, open_dataset
-from src.data.partition import partition_table
-from src.evaluation.summary import headline, summary_table
 from src.models import FileError, PatchCore, WeightsError
 
-CLIENTS = 4  # simulated where clients = 0
 SHOWN = 20  # scores that predict prints; scores.csv holds all
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-deployed = typer.Typer(no_args_is_help=True, help="The roles of a deployment, without containers.")
 app.add_typer(deployed, name="deploy")
-console = Console()
-errors = Console(stderr=True)
 
-Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting")]
-Out = Annotated[
-    Path | None, typer.Option(help="run directory; made anew below outputs/ if left out")
-]
 Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engine) or inline")]
 Weights = Annotated[Path | None, typer.Option(help="the weights file the model was made with")]
 Device = Annotated[str, typer.Option(help="cuda or cpu; by default a GPU where there is one")]
+
+
+SAYABLE = (ConfigError, DataError, EngineError, FileError, OSError, RunFailed, WeightsError)
 
 
 def main() -> None:
@@ -56,7 +49,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()
-    except (ConfigError, DataError, FileError, WeightsError, OSError, RunFailed) as error:
+    except SAYABLE as error:
         errors.print("[bold red]error:[/]", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
@@ -73,13 +66,14 @@ def demo(out: Out = None, engine: Engine = None, set_: Sets = []) -> None:  # no
 
 @app.command()
 def simulate(
-    config: Annotated[Path | None, typer.Argument(help="TOML file of settings")] = None,
+    config: Config = None,
     set_: Sets = [],  # noqa: B006
     out: Out = None,
     engine: Engine = None,
+    resume: Resume = None,
 ) -> None:
     """Run a federation on this machine: fit, merge, broadcast, evaluate, report."""
-    settings = resolve(config, set_, out, engine)
+    settings = resolve(config, set_, out, engine, resume)
     if not settings.data_shared:
         raise ConfigError(
             "data.shared = false: simulated clients share one data root; leave it true"
@@ -92,32 +86,15 @@ def simulate(
     show_results(folder)
 
 
-@deployed.command("run")
-def deploy_run(
-    config: Annotated[Path | None, typer.Argument(help="TOML file of settings")] = None,
-    nodes: Annotated[
-        int, typer.Option(min=1, help="SuperNodes; as many as --data where given")
-    ] = 2,
-    data: Annotated[
-        list[Path], typer.Option(help="a node's own data root; once for each node")
-    ] = [],  # noqa: B006
-    set_: Sets = [],  # noqa: B006
-    out: Out = None,
+@app.command()
+def certs(
+    hosts: Annotated[list[str], typer.Argument(help="names or addresses of the SuperLink")],
+    nodes: Annotated[int, typer.Option(min=0, help="how many SuperNodes get a key")] = 2,
+    out: Annotated[Path, typer.Option(help="folder; what is there already stays")] = Path("certs"),
 ) -> None:
-    """Start a SuperLink and SuperNodes on this machine, run once, stop them."""
-    count = len(data) or nodes
-    own = [f"clients={count}", f"data.shared={str(not data).lower()}"]
-    settings = resolve(config, [*set_, *own], out, None)
-    roots = [Path(_absolute(str(root))) for root in data]
-    for root in roots:  # here they can be looked at: no need to start anything to find one wrong
-        open_split(settings, str(root))
-    if not roots:
-        show_partition(settings)
-    folder = Path(settings.out)
-    log: list[str] = []
-    with ProgressView(folder, count):
-        deploy(settings, roots, log.append)
-    show_results(folder)
+    """Make a private certificate authority, the SuperLink's certificate and the nodes' keys."""
+    for path in make_certificates(out, hosts, range(nodes)):
+        console.print(str(path), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -163,57 +140,6 @@ def evaluate(
         out.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def resolve(
-    config: Path | None, assignments: list[str], out: Path | None, engine: str | None
-) -> Settings:
-    """Settings of a simulation: defaults, the file's, --set, and the options, in that order.
-
-    Raises:
-        ConfigError: settings that cannot be used.
-    """
-    given: dict[str, Scalar] = default_settings()
-    given |= read_config(config) if config else {}
-    given |= parse_assignments(assignments)
-    for key in ("data.root", "cache.dir", "partition.file", "out"):
-        if given[key]:
-            given[key] = _absolute(str(given[key]))
-    weights = str(given["model.weights"])
-    if weights not in ("", "random"):
-        given["model.weights"] = _absolute(weights)
-    if engine:
-        given["engine"] = engine
-    if out:
-        given["out"] = _absolute(str(out))
-    given["out"] = given["out"] or _new_folder(config.stem if config else "run")
-    given["clients"] = given["clients"] or CLIENTS
-    return check_settings(given)
-
-
-def show_partition(settings: Settings) -> None:
-    """Print who holds which training images; refuse data that cannot be divided so."""
-    data = open_split(settings)
-    partition = partition_data(settings, data, settings.clients)
-    by = partition.column or None
-    columns, counts = partition_table(partition, data.train.samples, by)
-    title = f"training images by client and {by or 'object'} (partition {partition.kind})"
-    table = Table("client", *columns, "all", box=None)
-    for client, row in enumerate(counts):
-        table.add_row(str(client), *(str(n or "·") for n in row), str(sum(row)))
-    console.print(title, highlight=False)  # a table would break it to its own width
-    console.print(table)
-
-
-def show_results(folder: Path) -> None:
-    """Print the final table of a run and where its files are."""
-    metrics = json.loads((folder / "metrics.json").read_text())
-    console.print(summary_table(metrics))
-    console.print(headline(metrics), highlight=False)
-    for left_out in metrics["refused"]:
-        said = f"{called(left_out['client'])} was left out: {left_out['reason']}"
-        errors.print(said, style="red", markup=False, highlight=False)
-    console.print(f"[bold]{folder / 'report.html'}[/]", soft_wrap=True)
-
-
 def _options(device: str, weights: Path | None) -> dict:
     return {
         "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
@@ -226,14 +152,6 @@ def _named(figures: dict, prefix: str = "") -> dict[str, float]:
     for key, value in figures.items():
         named |= _named(value, f"{key}@") if isinstance(value, dict) else {prefix + key: value}
     return named
-
-
-def _absolute(path: str) -> str:
-    return str(Path(os.path.expanduser(path)).absolute())
-
-
-def _new_folder(name: str) -> str:
-    return str(Path("outputs").absolute() / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 if __name__ == "__main__":

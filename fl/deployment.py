@@ -1,11 +1,11 @@
 """The deployed roles as local processes: for one run, or left running until they are taken down.
 
-result = run_deployment(Path("."), {"seed": 7}, [{"partition-id": 0}, {"partition-id": 1}],
-log=Path("run.log"), deadline=3600)
+result = run_deployment(Path("."), {"seed": 7}, Plan([{"partition-id": 0}]),
+                        log=Path("run.log"), deadline=3600)
 """
 
+import ipaddress
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +13,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
+from flwr.cli.supernode.register import try_load_public_key
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.control.control_http_client import ControlHttpClient
 
 from fl.config import Scalar
-from fl.processes import EngineError, alive, ask, end, end_family, free_port, start
-from fl.roles import serverapp_command, superlink_command, supernode_command
+from fl.processes import EngineError, alive, end, end_family, free_port, start
+from fl.roles import CA, serverapp_command, superlink_command, supernode_command
 from fl.submission import RunEnd, Show, submit
-from fl.superlink import CONNECTION, LOG, START_LIMIT, connect, healthy, serve
+from fl.superlink import LOG, START_LIMIT, connect, healthy, serve
 
 STATE = "roles.json"  # in the home: what runs here
 DATABASE = "superlink.db"
@@ -52,9 +58,26 @@ class Plan:
         """The SuperLink's folder of certificates."""
         return f"{self.certs}/superlink" if self.certs else ""
 
+    def is_private(self) -> bool:
+        """Whether no stranger can come in: only this machine is let in, or who has a key."""
+        return bool(self.join or self.certs) or ipaddress.ip_address(self.host).is_loopback
+
     def node_certs(self, config: NodeConfig) -> str:
         """A node's folder of certificates."""
         return f"{self.certs}/node-{config['partition-id']}" if self.certs else ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a SuperLink is.
+
+    Attributes:
+        address: host:port, on a loopback address: it takes runs from its own machine alone.
+        certs: its folder of certificates; "" where it has none.
+    """
+
+    address: str
+    certs: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +87,7 @@ class Role:
     name: str
     pid: int
     created: float
-    address: str
+    port: int
     log: str
 
     def process(self) -> psutil.Process | None:
@@ -79,19 +102,17 @@ class Role:
 def run_deployment(
     app_dir: Path,
     run_config: Mapping[str, Scalar],
-    nodes: Sequence[NodeConfig],
+    plan: Plan,
     *,
-    certs: str = "",
-    gpus: Sequence[str] = (),
     log: Path,
     deadline: float,
     show: Show | None = None,
 ) -> RunEnd:
     """Start the roles, run the Flower app of a folder on them once, stop them.
 
-    `nodes`, `certs` and `gpus` are as in `Plan`, the rest as for `submit`.
+    Apart from the plan, as `submit`.
     """
-    serving = partial(roles, plan=Plan(nodes, certs=certs, gpus=gpus))
+    serving = partial(roles, plan=plan)
     return submit(app_dir, run_config, serving, log=log, deadline=deadline, show=show)
 
 
@@ -111,13 +132,6 @@ def roles(home: Path, ends: float, plan: Plan) -> Iterator[None]:
             end(process)
 
 
-@contextmanager
-def standing(home: Path, ends: float, address: str, certs: str) -> Iterator[None]:
-    """A SuperLink that runs already, for `submit`: nothing is started, nothing stopped."""
-    connect(home, address, certs)
-    yield
-
-
 def up(plan: Plan, home: Path) -> list[Role]:
     """Start the roles of a plan, and leave them running.
 
@@ -133,7 +147,7 @@ def up(plan: Plan, home: Path) -> list[Role]:
     try:
         for role, _ in _start_all(home, plan, time.monotonic() + START_LIMIT):
             found.append(role)
-            _write_roles(home, found)
+            _write_state(home, plan, found)
     except BaseException:
         down(home)
         raise
@@ -154,24 +168,79 @@ def down(home: Path) -> list[str]:
 
 def read_roles(home: Path) -> list[Role]:
     """What `up` started here, whether it still runs or not."""
+    return [Role(**role) for role in _read_state(home).get("roles", [])]
+
+
+def place_of(home: Path) -> Place | None:
+    """The SuperLink that `up` started here, if it did."""
+    found = _read_state(home).get("superlink")
+    return Place(**found) if found else None
+
+
+def known_nodes(place: Place) -> list[NodeInfo]:
+    """The SuperNodes that a SuperLink knows: name, status, when they came, ...
+
+    Raises:
+        EngineError: it does not answer.
+    """
+    with _control(place) as link:
+        return sorted(link.ListNodes(ListNodesRequest()).nodes_info, key=lambda node: node.name)
+
+
+def admit(place: Place) -> list[str]:
+    """Let in the nodes whose public keys lie in the SuperLink's folder; returns the new ones.
+
+    Raises:
+        EngineError: the SuperLink does not answer, or refuses a key.
+    """
+    known = {node.name for node in known_nodes(place)}
+    keys = sorted(Path(place.certs).glob("node-*.pub")) if place.certs else []
+    new = [key for key in keys if key.stem not in known]
+    with _control(place) as link:
+        for key in new:
+            public = try_load_public_key(key)
+            link.RegisterNode(RegisterNodeRequest(public_key=public, name=key.stem))
+    return [key.stem for key in new]
+
+
+@contextmanager
+def standing(home: Path, ends: float, place: Place) -> Iterator[None]:
+    """A SuperLink that runs already, for `submit`: nothing is started, nothing stopped."""
+    connect(home, place.address, place.certs)
+    yield
+
+
+@contextmanager
+def _control(place: Place) -> Iterator[ControlHttpClient]:
+    """A SuperLink, to be told or asked; what goes wrong is an EngineError."""
+    authority = f"{place.certs}/{CA}" if place.certs else None
+    link = ControlHttpClient.from_server_address(place.address, not place.certs, authority, [])
     try:
-        return [Role(**role) for role in json.loads((home / STATE).read_text())]
+        yield link
+    except httpx.HTTPStatusError as error:
+        said = f"the SuperLink at {place.address} refuses: {error.response.text}"
+        raise EngineError("unknown", said) from error
+    except httpx.HTTPError as error:
+        said = f"the SuperLink at {place.address} does not answer: {error}"
+        raise EngineError("unknown", said) from error
+    finally:
+        link.close()
+
+
+def _read_state(home: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((home / STATE).read_text())
+        return state
     except FileNotFoundError:
-        return []
+        return {}
 
 
-def known_nodes(home: Path) -> list[dict[str, str]]:
-    """The SuperNodes that the SuperLink of this home knows: node-id, name, status, ..."""
-    _, said = ask(["flwr", "supernode", "list", CONNECTION, "--format", "json"], home)
-    try:
-        found: list[dict[str, str]] = json.loads(said)["nodes"]
-        return found
-    except (ValueError, LookupError) as error:
-        raise EngineError("unknown", f"the SuperLink does not answer: {said.strip()}") from error
-
-
-def _write_roles(home: Path, found: Sequence[Role]) -> None:
-    (home / STATE).write_text(json.dumps([asdict(role) for role in found], indent=2) + "\n")
+def _write_state(home: Path, plan: Plan, found: Sequence[Role]) -> None:
+    place = None
+    if not plan.join:
+        place = asdict(Place(f"127.0.0.1:{found[0].port}", plan.superlink_certs()))
+    state = {"superlink": place, "roles": [asdict(role) for role in found]}
+    (home / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
 
 def _start_all(
@@ -187,11 +256,11 @@ def _start_all(
         address = f"127.0.0.1:{port}"
         command = superlink_command(plan.host, port, database=str(home / DATABASE), certs=certs)
         process = serve(command, home, port, ends, certs)
-        yield _role("superlink", process, f"{plan.host}:{port}", home / LOG), process
-        _let_in(certs, home)
+        yield _role("superlink", process, port, home / LOG), process
+        admit(Place(address, certs))
         output = home / "serverapp.log"
         process = start(serverapp_command(address, certs=certs), home, output)
-        yield _role("serverapp", process, "", output), process
+        yield _role("serverapp", process, 0, output), process
     for place, config in enumerate(plan.nodes):
         name = f"supernode-{config['partition-id']}"
         own, output = home / name, home / f"{name}.log"
@@ -200,21 +269,12 @@ def _start_all(
         command = supernode_command(address, port, config, certs=plan.node_certs(config))
         gpu = {"CUDA_VISIBLE_DEVICES": plan.gpus[place % len(plan.gpus)]} if plan.gpus else {}
         process = start(command, own, output, gpu)
-        yield _role(name, process, f"127.0.0.1:{port}", output), process
+        yield _role(name, process, port, output), process
 
 
-def _role(name: str, process: subprocess.Popen[bytes], address: str, log: Path) -> Role:
+def _role(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> Role:
     try:
         created = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess as error:
         raise EngineError("not started", f"{name} ended at once: see {log}") from error
-    return Role(name, process.pid, created, address, str(log))
-
-
-def _let_in(certs: str, home: Path) -> None:
-    """Register the public keys that lie in the SuperLink's folder; those known already stay."""
-    for key in sorted(Path(certs).glob("node-*.pub")) if certs else []:
-        command = ["flwr", "supernode", "register", str(key), CONNECTION, "--name", key.stem]
-        _, said = ask(command, home)
-        if not re.search("registered successfully|already", said, re.IGNORECASE):
-            raise EngineError("not started", f"{key} was not registered: {said.strip()}")
+    return Role(name, process.pid, created, port, str(log))

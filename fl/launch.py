@@ -2,18 +2,21 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from fl.certificates import make_certificates
 from fl.client_app import app as client_app
 from fl.config import CHECKOUT, ConfigError, Scalar, Settings
-from fl.deployment import run_deployment
+from fl.deployment import Place, Plan, run_deployment, standing
 from fl.inline import run_inline
+from fl.processes import private_home
 from fl.run_directory import held
 from fl.server_app import app as server_app
 from fl.setup import clear_scratch
 from fl.simulation import available_cpus, run_simulation
 from fl.strategy import RoundFailed
-from fl.submission import RunEnd
+from fl.submission import RunEnd, submit
 
 BASELINES = 4  # a run may take this many times its timeout: two exchanges, merge and baselines
 LOG = "run.log"
@@ -41,13 +44,20 @@ def launch(settings: Settings, show: Callable[[str], None] | None = None) -> Pat
 
 
 def deploy(
-    settings: Settings, roots: Sequence[Path] = (), show: Callable[[str], None] | None = None
+    settings: Settings,
+    roots: Sequence[Path] = (),
+    *,
+    tls: bool = False,
+    gpus: Sequence[str] = (),
+    show: Callable[[str], None] | None = None,
 ) -> Path:
     """Run once on a SuperLink and SuperNodes, as local processes; returns the run directory.
 
     Args:
         settings: with `out` and `clients` set.
         roots: each node's own data; without, the nodes share the data root of the settings.
+        tls: encrypt, and let in only nodes with a key; all made for this run.
+        gpus: of this machine, which the nodes take in turn.
         show: gets each line of the log.
 
     Raises:
@@ -57,12 +67,30 @@ def deploy(
     nodes: list[dict[str, Scalar]] = [{"partition-id": i} for i in range(settings.clients)]
     for node, root in zip(nodes, roots, strict=False):
         node["data-root"] = str(root)
-    deadline = BASELINES * settings.timeout
-    _check(
-        run_deployment(
-            CHECKOUT, settings.flat(), nodes, log=out / LOG, deadline=deadline, show=show
+    with private_home() as folder:
+        if tls:
+            make_certificates(folder, ["localhost"], range(len(nodes)))
+        result = run_deployment(
+            CHECKOUT,
+            settings.flat(),
+            Plan(nodes, certs=str(folder) if tls else "", gpus=gpus),
+            log=out / LOG,
+            deadline=BASELINES * settings.timeout,
+            show=show,
         )
-    )
+    _check(result)
+    return out
+
+
+def submit_to(
+    settings: Settings, place: Place, *, show: Callable[[str], None] | None = None
+) -> Path:
+    """Run once on roles that are up; returns the run directory. As `deploy` otherwise."""
+    out = _prepared(settings)
+    serving = partial(standing, place=place)
+    deadline = BASELINES * settings.timeout
+    flat = settings.flat()
+    _check(submit(CHECKOUT, flat, serving, log=out / LOG, deadline=deadline, show=show))
     return out
 
 

@@ -49,7 +49,8 @@ def _writer(path: Path, piece: dict) -> Progress:
         now = time.monotonic()
         if now - last >= INTERVAL or done == total:
             last = now
-            with path.open("a") as file:
+            # a bar that stands still is no reason to stop: whoever writes results finds a full disk
+            with suppress(OSError), path.open("a") as file:
                 file.write(json.dumps({**piece, "done": done, "total": total}) + "\n")
 
     return write

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -167,7 +167,7 @@ def _copy_lines(
     process = start(stream, home, output)
     count = 0
     try:
-        with output.open("rb") as source, log.open("a", encoding="utf-8") as target:
+        with output.open("rb") as source:
             over = False
             while not over:
                 over = process.poll() is not None
@@ -176,8 +176,7 @@ def _copy_lines(
                         continue
                     count += 1
                     if count > seen:
-                        target.write(line + "\n")
-                        target.flush()
+                        _append(log, line + "\n")
                         if show:
                             show(line)
                 if not over:
@@ -239,8 +238,13 @@ def _boxed(text: str) -> str:
 def _append_logs(home: Path, log: Path) -> None:
     """What the SuperLink printed, and SuperNodes where there were any."""
     for path in sorted(home.glob("super*.log")):
-        with log.open("a", encoding="utf-8") as target:
-            target.write(f"\n--- {path.stem} ---\n{COLOUR.sub('', _read(path))}")
+        _append(log, f"\n--- {path.stem} ---\n{COLOUR.sub('', _read(path))}")
+
+
+def _append(log: Path, text: str) -> None:
+    """Write to the log what it can hold: a full disk is the ServerApp's to report."""
+    with suppress(OSError), log.open("a", encoding="utf-8") as target:
+        target.write(text)
 
 
 def _read(path: Path) -> str:

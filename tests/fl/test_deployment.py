@@ -10,7 +10,7 @@ from flwr.common.config import parse_config_args
 
 from fl import cli
 from fl.config import ConfigError
-from fl.deployment import run_deployment
+from fl.deployment import Plan, run_deployment
 from fl.roles import supernode_command
 from fl.submission import RunEnd
 
@@ -49,7 +49,7 @@ def deployed(
 ) -> Iterator[Callable[..., RunEnd]]:
     """deployed(**config) runs the small app on deployed roles; nothing may be left of it."""
     yield lambda **config: run_deployment(
-        app_dir, config, NODES, log=tmp_path / "run.log", deadline=200
+        app_dir, config, Plan(NODES), log=tmp_path / "run.log", deadline=200
     )
     assert left_over() == []
 
