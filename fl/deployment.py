@@ -8,7 +8,7 @@ import ipaddress
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,15 +23,23 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control.control_http_client import ControlHttpClient
 
 from fl.config import Scalar
-from fl.processes import EngineError, alive, end, end_family, free_port, start
+from fl.processes import POLL, EngineError, alive, end, end_family, free_port, start
 from fl.roles import CA, serverapp_command, superlink_command, supernode_command
 from fl.submission import RunEnd, Show, submit
 from fl.superlink import LOG, START_LIMIT, connect, healthy, serve
 
 STATE = "roles.json"  # in the home: what runs here
 DATABASE = "superlink.db"
+CONNECTED = "SuperNode ID"  # in a SuperNode's log, once the SuperLink has let it in
+NODE_LIMIT = 90.0  # seconds; a SuperLink takes a node that died for there for 60
+NODE_PATIENCE = (
+    15.0  # seconds; a node that lives and is not let in by then may have no SuperLink yet
+)
+RETRY = 5.0  # seconds between two starts of a node
+GRACE = 5.0  # seconds for a role to sign off; a SuperNode takes 1
 
 NodeConfig = Mapping[str, Scalar]
+NodeStart = Callable[[], "tuple[Role, subprocess.Popen[bytes]]"]
 
 
 @dataclass(frozen=True)
@@ -143,25 +151,25 @@ def up(plan: Plan, home: Path) -> list[Role]:
         raise EngineError("not started", f"there run already: {', '.join(running)}; take them down")
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
-    found: list[Role] = []
+    found: dict[str, Role] = {}
     try:
         for role, _ in _start_all(home, plan, time.monotonic() + START_LIMIT):
-            found.append(role)
-            _write_state(home, plan, found)
+            found[role.name] = role
+            _write_state(home, plan, list(found.values()))
     except BaseException:
         down(home)
         raise
-    return found
+    return list(found.values())
 
 
 def down(home: Path) -> list[str]:
     """End what `up` started here; returns the names of what still ran."""
     ended = []
     for role in reversed(read_roles(home)):
-        process = role.process()
-        if process:
-            end_family(process)
+        if role.process():
             ended.append(role.name)
+        if role.process() or not psutil.pid_exists(role.pid):  # else its number is another's now
+            end_family(role.pid, GRACE)
     (home / STATE).unlink(missing_ok=True)
     return ended
 
@@ -213,7 +221,7 @@ def standing(home: Path, ends: float, place: Place) -> Iterator[None]:
 @contextmanager
 def _control(place: Place) -> Iterator[ControlHttpClient]:
     """A SuperLink, to be told or asked; what goes wrong is an EngineError."""
-    authority = f"{place.certs}/{CA}" if place.certs else None
+    authority = Path(place.certs, CA).read_bytes() if place.certs else None
     link = ControlHttpClient.from_server_address(place.address, not place.certs, authority, [])
     try:
         yield link
@@ -246,7 +254,7 @@ def _write_state(home: Path, plan: Plan, found: Sequence[Role]) -> None:
 def _start_all(
     home: Path, plan: Plan, ends: float
 ) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
-    """Start the roles one by one, the SuperLink first."""
+    """Start the roles one by one, the SuperLink first; a node that is started again comes twice."""
     address = plan.join
     if not address:
         certs = plan.superlink_certs()
@@ -261,15 +269,53 @@ def _start_all(
         output = home / "serverapp.log"
         process = start(serverapp_command(address, certs=certs), home, output)
         yield _role("serverapp", process, 0, output), process
-    for place, config in enumerate(plan.nodes):
-        name = f"supernode-{config['partition-id']}"
-        own, output = home / name, home / f"{name}.log"
-        own.mkdir(exist_ok=True)  # each node has a home of its own, as on a machine of its own
-        port = free_port()
-        command = supernode_command(address, port, config, certs=plan.node_certs(config))
-        gpu = {"CUDA_VISIBLE_DEVICES": plan.gpus[place % len(plan.gpus)]} if plan.gpus else {}
+    starts = [_node_start(home, plan, address, place) for place in range(len(plan.nodes))]
+    nodes = [(again, *again()) for again in starts]
+    for _, role, process in nodes:
+        yield role, process
+    for again, role, process in nodes:
+        yield from _until_let_in(again, role, process)
+
+
+def _node_start(home: Path, plan: Plan, address: str, place: int) -> NodeStart:
+    """What starts a node of the plan, each time with the same home and port."""
+    config = plan.nodes[place]
+    name = f"supernode-{config['partition-id']}"
+    own, output, port = home / name, home / f"{name}.log", free_port()
+    own.mkdir(exist_ok=True)  # each node has a home of its own, as on a machine of its own
+    command = supernode_command(address, port, config, certs=plan.node_certs(config))
+    gpu = {"CUDA_VISIBLE_DEVICES": plan.gpus[place % len(plan.gpus)]} if plan.gpus else {}
+
+    def go() -> tuple[Role, subprocess.Popen[bytes]]:
         process = start(command, own, output, gpu)
-        yield _role(name, process, port, output), process
+        return _role(name, process, port, output), process
+
+    return go
+
+
+def _until_let_in(
+    again: NodeStart, role: Role, process: subprocess.Popen[bytes]
+) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
+    """Wait until a node is let in; start it again where it was refused, as it is for a minute after
+    one with its key has died. One that finds no SuperLink goes on looking by itself.
+    """
+    began = time.monotonic()
+    log = Path(role.log)
+    while CONNECTED not in log.read_text(errors="replace"):
+        waited = time.monotonic() - began
+        if process.poll() is None:
+            if waited > NODE_PATIENCE:
+                return
+            time.sleep(POLL)
+        elif waited > NODE_LIMIT:
+            raise EngineError(
+                "not started", f"{role.name} is refused, or ends by itself: see {log}"
+            )
+        else:
+            end(process)  # and what it left
+            time.sleep(RETRY)
+            role, process = again()
+            yield role, process
 
 
 def _role(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> Role:

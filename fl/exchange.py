@@ -72,7 +72,9 @@ class Exchange(Grid):
             an answer for each node that gave one, and an error for each that went away; none for
             a node that is silent.
         """
-        ends = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        began = time.monotonic()
+        ends = began + (timeout if timeout is not None else float("inf"))
+        messages = list(messages)
         here = self._look_around()
         back = {
             n for n, last in self._asked.items() if here.get(n, last.activated) != last.activated
@@ -92,6 +94,9 @@ class Exchange(Grid):
             self._ask_who_came_back()
             time.sleep(POLL)
         self.roster.silent = set(self._asked)
+        if messages:
+            kind, took = messages[0].metadata.message_type, time.monotonic() - began
+            log.info("%s: %d answers in %.1f s", kind, len(answers), took)
         gone = [asked.message for asked in self._asked.values() if asked.gone]
         error = Error(ErrorCode.NODE_UNAVAILABLE, GONE)
         return [*answers.values(), *(Message(error, reply_to=message) for message in gone)]

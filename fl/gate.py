@@ -33,7 +33,7 @@ class Gate:
         """Let a request through, or answer it here."""
         if scope["type"] != "http" or _is_local(scope):
             await self.app(scope, receive, send)
-        elif not scope["path"].startswith(OPEN):
+        elif not scope["path"].startswith(OPEN) or ".." in scope["path"]:
             await _answer(send, 403, b"this API answers only on the SuperLink's own machine")
         elif _length(scope) > LARGEST:
             await _answer(send, 413, b"the request is too large")

@@ -13,14 +13,21 @@ What comes from outside is checked here: whatever a reply holds, it is read or i
 import io
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    FiniteFloat,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+)
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
 from src.client import QUANTILES, ClientBank
@@ -28,6 +35,10 @@ from src.merge import BankRefused
 
 CONFIG, BANKS, ABOUT, FAILURE, TICKET = "config", "banks", "about", "failure", "ticket"
 HEADER_BYTES = 4096  # the header of an array of ours takes 128
+FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "aupro_0.05")
+BY_LIMIT, LIMIT = "au_spro", re.compile(r"\d\.\d{1,4}")
+LONGEST_NAME, LONGEST_REASON = 100, 2000  # characters
+LONGEST_RESULTS = 2**24  # characters; a thousand objects take two million
 COUNTS = ("share", "images", "patches")
 RADII = ("radius", "share_radius")
 
@@ -51,14 +62,44 @@ class Upload:
     seconds: Mapping[str, float]
 
 
-Figures = dict[str, FiniteFloat | dict[str, FiniteFloat]]
+def _is_name(text: str) -> str:
+    """A bank's or an object's name: it stands in files and on pages."""
+    if not (0 < len(text) <= LONGEST_NAME and text.isprintable()) or text == "__metadata__":
+        raise ValueError(f"{text[:LONGEST_NAME]!r} is no name of a bank")
+    return text
+
+
+def _are_figures(found: dict[str, Any]) -> dict[str, Any]:
+    """The figures that src.evaluation finds of a test set, each of its kind; others are dropped."""
+    known = {name: found[name] for name in (*FIGURES, BY_LIMIT) if name in found}
+    odd = [name for name, value in known.items() if isinstance(value, dict) != (name == BY_LIMIT)]
+    if odd or not all(LIMIT.fullmatch(limit) for limit in known.get(BY_LIMIT, {})):
+        raise ValueError(f"its figures are of another kind: {odd or BY_LIMIT}")
+    return known
+
+
+def _are_stages(*stages: str) -> AfterValidator:
+    """How long these stages took, each of them."""
+
+    def check(found: dict[str, float]) -> dict[str, float]:
+        if found.keys() != set(stages) or min(found.values()) < 0:
+            raise ValueError(f"seconds of {list(found)}, not of {list(stages)}")
+        return found
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
+Figures = Annotated[dict[str, FiniteFloat | dict[str, FiniteFloat]], AfterValidator(_are_figures)]
+TrainSeconds = Annotated[dict[str, FiniteFloat], _are_stages("features", "coreset")]
+EvaluateSeconds = Annotated[dict[str, FiniteFloat], _are_stages("features", "evaluate")]
 
 
 class Side(TypedDict):
     """Figures of the test images under some banks: by object, and their mean."""
 
     mean: Figures
-    objects: dict[str, Figures]
+    objects: dict[Name, Figures]
 
 
 class CalibrationFields(TypedDict):
@@ -74,14 +115,14 @@ class Results(TypedDict):
 
     client: NonNegativeInt
     federated: Side
-    calibration: dict[str, CalibrationFields]
-    seconds: dict[str, FiniteFloat]
+    calibration: dict[Name, CalibrationFields]
+    seconds: EvaluateSeconds
     local: NotRequired[Side]
     local_images: NotRequired[NonNegativeInt]
 
 
 RESULTS: TypeAdapter[Results] = TypeAdapter(Results)
-SECONDS: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, FiniteFloat])
+SECONDS: TypeAdapter[dict[str, float]] = TypeAdapter(TrainSeconds)
 
 
 class ClientFailed(RuntimeError):
@@ -153,7 +194,8 @@ def unpack_upload(content: RecordDict) -> Upload:
     try:
         about: dict[str, Any] = dict(content[ABOUT])
         rows = unpack_banks(content[BANKS])  # type: ignore[arg-type]
-        banks = {name: _bank(about, rows[name], i) for i, name in enumerate(about["banks"])}
+        names = [_is_name(name) for name in about["banks"]]
+        banks = {name: _bank(about, rows[name], i) for i, name in enumerate(names)}
         identity = (_number(about), str(about["fingerprint"]), str(about["version"]))
         return Upload(*identity, banks, SECONDS.validate_json(about["seconds"]))
     except Exception as error:
@@ -175,7 +217,10 @@ def unpack_results(content: RecordDict) -> Results:
     """
     _raise_failure(content)
     try:
-        results = RESULTS.validate_json(content[ABOUT]["results"])  # type: ignore[arg-type]
+        text = str(content[ABOUT]["results"])
+        if len(text) > LONGEST_RESULTS:
+            raise ValueError(f"its results are {len(text)} characters long")
+        results = RESULTS.validate_json(text)
         if results["client"] != _number(content[ABOUT]):
             raise ValueError("its results are another client's")
         for name, of in results["calibration"].items():
@@ -271,11 +316,15 @@ def _bank(about: Mapping[str, Any], rows: np.ndarray, i: int) -> ClientBank:
 def _raise_failure(content: RecordDict) -> None:
     if FAILURE in content:
         try:
-            reason = str(content[FAILURE]["reason"])
+            reason = str(content[FAILURE]["reason"])[:LONGEST_REASON]
         except Exception:
             reason = "it failed, and its reason cannot be read"
         raise ClientFailed(reason)
 
 
 def _unreadable(error: Exception) -> BankRefused:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return BankRefused(f"its reply cannot be read ({said})")
     return BankRefused(f"its reply cannot be read ({type(error).__name__}: {error})")

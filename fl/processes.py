@@ -88,27 +88,43 @@ def ask(command: list[str], home: Path, limit: float = ANSWER_LIMIT) -> tuple[in
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process that we started and all that descends from it."""
-    with suppress(psutil.NoSuchProcess):
-        end_family(psutil.Process(process.pid))
+    end_family(process.pid)
     process.wait()
 
 
-def end_family(root: psutil.Process) -> None:
-    """End a process and all that descends from it.
+def end_family(pid: int, grace: float = 0.0) -> None:
+    """End a process that `start` started, and all that descends from it, orphans too.
 
-    Parents go first, so that none has the time to start another. Asking politely would not do: a
+    Parents go first, so that none has the time to start another. Asking politely is not enough: a
     SuperLink waits for its readers, and a simulation for its ServerApp, however long that computes.
+
+    Args:
+        grace: seconds for the process to sign off by itself first, as a SuperNode does.
     """
-    try:
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    for member in family:
+    family = _family(pid)
+    if grace and family:
+        with suppress(psutil.NoSuchProcess):
+            family[0].terminate()
+        psutil.wait_procs(family[:1], grace)
+    for member in [*family, *_family(pid)]:  # what it started in the meantime, too
         with suppress(psutil.NoSuchProcess):
             member.kill()
     ends = time.monotonic() + END_LIMIT
     while any(map(alive, family)) and time.monotonic() < ends:
         time.sleep(POLL)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process, its children and theirs, then who is left of its group where it is gone."""
+    found: dict[int, psutil.Process] = {}
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        found = {member.pid: member for member in [root, *root.children(recursive=True)]}
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == pid:
+                found.setdefault(process.pid, process)
+    return list(found.values())
 
 
 def alive(process: psutil.Process) -> bool:

@@ -77,8 +77,8 @@ def write_run(
     model.as_file(banks, strategy.thresholds()).write(out / MODEL)
     found = Scored.join(sides.get("federated", {}).values()).by_key()
     if data is None:
-        answers = strategy.results.values()
-        metrics["federated"] = mean_figures([answer["federated"]["mean"] for answer in answers])
+        means = [answer["federated"]["mean"] for answer in strategy.results.values()]
+        metrics["federated"] = mean_figures([figures for figures in means if figures])
         test, rows, clients = InspectionDataset("", out, []), [], _image_counts(metrics)
     else:
         test = data.test

@@ -41,7 +41,7 @@ from src.models import PatchCore
 log = logging.getLogger(__name__)
 
 APP = "fedpatchcore"
-NODE = "node-"  # what the keys of `make_certificates` are registered as, and the client's number
+KEY_NAME = re.compile(r"node-(\d+)")  # as `admit` registers the keys of `make_certificates`
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -212,14 +212,21 @@ class FederatedPatchCore(Strategy):
         """
         if number is None:
             return
-        name = self.roster.names.get(node, "")
-        if name.startswith(NODE) and name != f"{NODE}{number}":
-            raise BankRefused(f"it calls itself client {number}, but its key is {name}'s")
+        registered = self._registered(node)
+        if isinstance(registered, int) and registered != number:
+            raise BankRefused(
+                f"it calls itself client {number}, but its key is node-{registered}'s"
+            )
         holder = next((n for n, held in self.numbers.items() if held == number), node)
         if holder != node and holder in self.roster.nodes:
             raise BankRefused(f"it calls itself client {number}, as node {holder} does")
         if self.numbers.setdefault(node, number) != number:
             raise BankRefused(f"it calls itself client {number} now")
+
+    def _registered(self, node: int) -> int | str:
+        """The number that a node's key was registered for; else what to call the node."""
+        name = KEY_NAME.fullmatch(self.roster.names.get(node, ""))
+        return int(name[1]) if name else f"node {node}"
 
     def _accept_upload(self, reply: Message) -> None:
         if BANKS in reply.content:
@@ -251,7 +258,7 @@ class FederatedPatchCore(Strategy):
         self.results[results["client"]] = results
 
     def _refuse(self, node: int, reason: str) -> None:
-        client = self.numbers.get(node, f"node {node}")
+        client = self.numbers.get(node, self._registered(node))
         if client in self.uploads:
             reason = f"its bank is merged, but it gave no figures: {reason}"
         log.error("%s is left out: %s", called(client), reason)

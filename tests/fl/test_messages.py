@@ -29,7 +29,7 @@ from fl.messages import (
 from src.client import ClientBank
 from src.merge import BankRefused
 
-names = st.text(min_size=1, max_size=12)
+names = st.text(min_size=1, max_size=12).filter(str.isprintable)
 rows = hnp.arrays(
     st.sampled_from([np.float16, np.float32]),
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=5),
@@ -43,7 +43,7 @@ uploads = st.builds(
     names,
     names,
     st.dictionaries(names, banks, max_size=3),
-    st.dictionaries(names, st.floats(0, 1e5), max_size=3),
+    st.fixed_dictionaries(dict.fromkeys(["features", "coreset"], st.floats(0, 1e5))),
 )
 
 
@@ -61,6 +61,11 @@ def test_upload_comes_back_as_it_was_packed(upload: Upload) -> None:
     for name, bank in upload.banks.items():
         assert_same_bank(found.banks[name], bank)
     assert number_in(content) == upload.client
+
+
+def test_a_figure_that_is_not_known_is_not_read() -> None:
+    content = pack_results(results(federated={"mean": {"<b>": 1.0}, "objects": {}}))
+    assert unpack_results(content)["federated"]["mean"] == {}
 
 
 def assert_same_bank(found: ClientBank, bank: ClientBank) -> None:
@@ -98,7 +103,7 @@ def results(**changes: object) -> dict:
             "objects": {"bracket": {"image_auroc": 0.75}},
         },
         "calibration": {"bracket": {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}},
-        "seconds": {"features": 0.25},
+        "seconds": {"features": 0.25, "evaluate": 1.5},
         **changes,
     }
 
@@ -133,10 +138,13 @@ def test_failure_without_a_reason_is_a_failure(record) -> None:
         unpack_upload(RecordDict({FAILURE: record}))
 
 
+SECONDS = {"features": 1.0, "coreset": 0.5}
+
+
 def upload_with(**changes: object) -> RecordDict:
     """A sound upload whose fields are changed, or taken away by None."""
     bank = ClientBank(np.eye(2, dtype=np.float32), 1.0, 1, 1.5, images=1, patches=4)
-    content = pack_upload(Upload(0, "f", "v", {"bracket": bank}, {"features": 1.0}))
+    content = pack_upload(Upload(0, "f", "v", {"bracket": bank}, SECONDS))
     about = dict(content[ABOUT]) | changes
     kept = {key: value for key, value in about.items() if value is not None}
     return RecordDict({BANKS: content[BANKS], ABOUT: ConfigRecord(kept)})
@@ -169,6 +177,9 @@ UNREADABLE = {
     "one share for all": upload_with(share=1),
     "seconds that are no JSON": upload_with(seconds="{"),
     "seconds that are a list": upload_with(seconds="[1]"),
+    "seconds of other stages": upload_with(seconds='{"features": 1.0}'),
+    "a name that breaks files": upload_with(banks=["__metadata__"]),
+    "a name that breaks lines": upload_with(banks=["a\nb"]),
     "seconds without end": upload_with(seconds='{"features": Infinity}'),
     "empty bytes": upload_of(Array("float32", (2, 2), "numpy.ndarray", b"")),
     "other bytes": upload_of(Array("float32", (2, 2), "numpy.ndarray", b"bank" * 9)),
@@ -205,6 +216,12 @@ CALIBRATION = {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}
         results(federated={"mean": {"image_auroc": "high"}, "objects": {}}),
         results(federated={"mean": {"image_auroc": math.nan}, "objects": {}}),
         results(seconds=None),
+        results(seconds={"features": 0.25}),
+        results(seconds={"features": 0.25, "evaluate": -1.0}),
+        results(federated={"mean": {"au_spro": 0.5}, "objects": {}}),
+        results(federated={"mean": {"au_spro": {"../x": 0.5}}, "objects": {}}),
+        results(federated={"mean": {}, "objects": {"a\nb": {}}}),
+        results(calibration={"x" * 101: CALIBRATION}),
         results(calibration=[]),
         results(calibration={"bracket": {**CALIBRATION, "quantiles": [0.5] * 50}}),
         results(calibration={"bracket": {**CALIBRATION, "images": 0}}),

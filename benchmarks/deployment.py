@@ -1,0 +1,189 @@
+"""A round over deployed roles on this machine: seconds, bytes on the wire, memory of each role.
+
+Two SuperNodes of drawn parts with TLS, whose bytes pass through a counter. Banks are made by
+wide_resnet50_2 with random weights at 224 pixels: 784 patches of 1,536 dimensions an image.
+"""
+
+import argparse
+import json
+import re
+import socket
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from benchmarks.common import machine
+from fl.certificates import make_certificates
+from fl.config import CHECKOUT, check_settings, default_settings
+from fl.deployment import Place, Plan, down, known_nodes, read_roles, standing, up
+from fl.processes import free_port
+from fl.submission import submit
+from src.data import write_synthetic
+
+PATCHES, DIM = 784, 1536
+DEADLINE = 1500.0
+INTERVAL = 0.1  # seconds between two looks at the processes' memory
+PIECE = 2**16
+# what a process's command line holds -> whose it is; the first that fits counts
+ROLES = {
+    "flwr-clientapp": "ClientApp",
+    "flwr-serverapp": "ServerApp",
+    "flower-supernode": "SuperNode",
+    "fedpatchcore-superlink": "SuperLink",
+    "flower-superexec": "SuperExec",
+}
+
+
+class Counter:
+    """Passes TCP connections on to a port of this machine, and counts their bytes."""
+
+    def __init__(self, port: int) -> None:
+        self.to, self.up, self.down = port, 0, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                here, _ = self.listener.accept()
+                there = socket.create_connection(("127.0.0.1", self.to))
+                for source, sink, name in ((here, there, "up"), (there, here, "down")):
+                    threading.Thread(
+                        target=self._pass, args=(source, sink, name), daemon=True
+                    ).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, name: str) -> None:
+        with suppress(OSError):
+            while piece := source.recv(PIECE):
+                setattr(self, name, getattr(self, name) + len(piece))
+                sink.sendall(piece)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Memory:
+    """The largest resident memory of any process of each role, below some processes."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self.pids, self.peak = pids, defaultdict(int)
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> dict[str, float]:
+        """MiB by role."""
+        self.over.set()
+        self.thread.join()
+        return {role: round(size / 2**20) for role, size in sorted(self.peak.items())}
+
+    def _watch(self) -> None:
+        while not self.over.wait(INTERVAL):
+            for pid in self.pids:
+                with suppress(psutil.Error):
+                    root = psutil.Process(pid)
+                    for process in [root, *root.children(recursive=True)]:
+                        self._note(process)
+
+    def _note(self, process: psutil.Process) -> None:
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline()[:3])
+            for mark, role in ROLES.items():
+                if mark in words:
+                    self.peak[role] = max(self.peak[role], process.memory_info().rss)
+                    return
+
+
+def main() -> None:
+    """Start the roles, run once, print a line a figure and the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=20_000, help="that each client sends")
+    parser.add_argument("--images", type=int, default=60, help="training images of each client")
+    parser.add_argument("--nodes", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fpc-") as folder:
+        found = measure(Path(folder), args.rows, args.images, args.nodes)
+    for name, value in found.items():
+        print(f"{name:24} {value}")
+    print(json.dumps({"benchmark": "deployment", **vars(args), **found, "machine": machine()}))
+
+
+def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
+    """The figures of one run; the roles live and die in `folder`."""
+    make_certificates(folder / "certs", ["localhost"], range(nodes))
+    homes = [folder / "server", *(folder / f"home-{i}" for i in range(nodes))]
+    certs, link = str(folder / "certs"), free_port()
+    out, shown = folder / "run", []
+    try:
+        up(Plan([], port=link, certs=certs), homes[0])
+        counter = Counter(link)
+        for i in range(nodes):
+            root = folder / f"plant-{i}"
+            write_synthetic(root, ("part",), images, 4, 4, size=(224, 224), seed=i)
+            node = {"partition-id": i, "data-root": str(root)}
+            up(Plan([node], join=f"localhost:{counter.port}", certs=certs), homes[1 + i])
+        place = Place(f"127.0.0.1:{link}", f"{certs}/superlink")
+        assert sum(node.status == "online" for node in known_nodes(place)) == nodes
+        memory = Memory([role.pid for home in homes for role in read_roles(home)])
+        before = counter.up, counter.down
+        began = time.monotonic()
+        ended = submit(
+            CHECKOUT, settings(folder, out, rows, images, nodes), partial(standing, place=place),
+            log=folder / "run.log", deadline=DEADLINE, show=shown.append,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        peak = memory.stop()
+        if not ended.ok:
+            raise SystemExit(f"the run failed: {ended.error}")
+    finally:
+        for home in homes:
+            down(home)
+    metrics = json.loads((out / "metrics.json").read_text())
+    exchanges = dict(re.findall(r"(train|evaluate): \d+ answers in ([\d.]+) s", "\n".join(shown)))
+    uploads = sum(metrics["traffic"]["upload_bytes"])
+    broadcast = nodes * metrics["traffic"]["broadcast_bytes"]
+    return {
+        "rows sent": [client["sent"] for client in metrics["local"]["clients"]],
+        "rows merged": metrics["bank"]["size"],
+        "seconds in all": round(seconds, 1),
+        "seconds of train": float(exchanges["train"]),
+        "seconds of evaluate": float(exchanges["evaluate"]),
+        "seconds by stage": {k: round(v, 1) for k, v in metrics["seconds"].items()},
+        "upload bytes": uploads,
+        "broadcast bytes": broadcast,
+        "upload factor": round((counter.up - before[0]) / uploads, 4),
+        "broadcast factor": round((counter.down - before[1]) / broadcast, 4),
+        "peak MiB": peak,
+    }
+
+
+def settings(folder: Path, out: Path, rows: int, images: int, nodes: int) -> dict:
+    """A run whose clients send `rows` each, twice their share."""
+    return check_settings(
+        default_settings()
+        | {
+            "clients": nodes,
+            "out": str(out),
+            "data.shared": False,
+            "data.kind": "autovi",
+            "data.image-size": "224",
+            "model.backbone": "wide_resnet50_2",
+            "model.weights": "random",
+            "model.coreset-percentage": rows / 2 / (images * PATCHES),
+            "merge.oversample": 2.0,
+            "evaluate.baselines": False,
+            "evaluate.maps": False,
+            "cache.dir": str(folder / "cache"),
+        }
+    ).flat()
+
+
+if __name__ == "__main__":
+    main()

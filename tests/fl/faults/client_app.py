@@ -1,0 +1,75 @@
+"""The wire's client without a backbone: quick to start, and held up at will.
+
+In `signals`, a folder named by the node's configuration, it leaves NAME-I when it begins to answer
+a train or evaluate message, and waits while hold-NAME-I is there.
+"""
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fl.messages import CONFIG, TICKET, Upload, pack_results, pack_upload, unpack_banks
+from src.client import QUANTILES, ClientBank
+
+app = ClientApp()
+DIM = 152  # of the smallest backbone
+LIMIT = 200.0  # seconds that a client waits at most
+
+
+def begin(name: str, context: Context) -> int:
+    """Say that a message is being answered; wait until it may be. Returns the client's number."""
+    number = int(context.node_config["partition-id"])
+    signals = Path(str(context.node_config["signals"]))
+    (signals / f"{name}-{number}").touch()
+    ends = time.monotonic() + LIMIT
+    while (signals / f"hold-{name}-{number}").exists() and time.monotonic() < ends:
+        time.sleep(0.1)
+    return number
+
+
+def drawn(number: int, seed: int, rows: int) -> np.ndarray:
+    """A client's rows: the same ones whoever draws them."""
+    random = np.random.default_rng([number, seed])
+    return random.normal(size=(rows, DIM)).astype(np.float16)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    number = begin("train", context)
+    config = message.content[CONFIG]
+    rows = int(context.node_config.get("rows", 40))
+    features = drawn(number, int(config["seed"]), rows)
+    bank = ClientBank(features, 1.0, rows // 2, 2.0, images=1, patches=1000 * rows)
+    fingerprint = str(context.node_config["fingerprint"])
+    upload = Upload(
+        number,
+        fingerprint,
+        version("fedpatchcore"),
+        {"part": bank},
+        {"features": 0.0, "coreset": 0.0},
+    )
+    return answer(pack_upload(upload), message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    number = begin("evaluate", context)
+    assert len(unpack_banks(message.content["banks"])["part"])
+    figures = {"image_auroc": 0.9}
+    calibration = {"quantiles": np.linspace(0, 1, QUANTILES).tolist(), "images": 3, "radius": 5.0}
+    results = {
+        "client": number,
+        "federated": {"mean": figures, "objects": {"part": figures}},
+        "calibration": {"part": calibration},
+        "seconds": {"features": 0.0, "evaluate": 0.0},
+    }
+    return answer(pack_results(results), message)
+
+
+def answer(content, message: Message) -> Message:
+    content[TICKET] = message.content[TICKET]
+    return Message(content, reply_to=message)
