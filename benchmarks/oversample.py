@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import platformdirs
 
-from src.client import ClientBank, select_bank
+from src.banks import ClientBank
+from src.client import select_bank
 from src.data import FolderDataset
 from src.data.partition import make_partition
 from src.evaluation import image_metrics

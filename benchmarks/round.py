@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.common import check_device, device_name, median_seconds, report, wait
-from src.client import ClientBank, calibrate_with, select_bank
+from src.banks import ClientBank
+from src.client import calibrate_with, select_bank
 from src.data.dataset import read_image
 from src.merge import merge_banks
 from src.models.extraction import BATCH_PIXELS

@@ -13,7 +13,7 @@ import numpy as np
 from fl.config import ConfigError
 from fl.messages import Upload
 from fl.strategy import FederatedPatchCore
-from src.client import ClientBank
+from src.banks import ClientBank
 from src.files import write_whole
 from src.merge import MergedBank
 from src.models.model_file import ModelFile

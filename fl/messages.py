@@ -30,8 +30,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
-from src.client import QUANTILES, ClientBank
-from src.merge import BankRefused
+from src.banks import QUANTILES, BankRefused, ClientBank
 
 CONFIG, BANKS, ABOUT, FAILURE, TICKET = "config", "banks", "about", "failure", "ticket"
 HEADER_BYTES = 4096  # the header of an array of ours takes 128

@@ -34,8 +34,9 @@ from fl.messages import (
     unpack_results,
     unpack_upload,
 )
-from src.client import Calibration, Stage, pooled_threshold, silent
-from src.merge import BankRefused, MergedBank, check_bank, merge_banks
+from src.banks import BankRefused, Calibration
+from src.client import Stage, pooled_threshold, silent
+from src.merge import MergedBank, check_bank, merge_banks
 from src.models import PatchCore
 
 log = logging.getLogger(__name__)

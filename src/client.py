@@ -5,56 +5,19 @@ client that holds everything.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from src.banks import QUANTILES, Calibration, ClientBank
 from src.data import InspectionDataset
 from src.evaluation.scored import Scored
 from src.models.patchcore import PatchCore, Progress
 from src.models.products import rows_not_finite
 
 SHARED = "shared"  # the bank's name where all objects share one
-QUANTILES = 101
 
 Stage = Callable[[str], Progress]
-
-
-@dataclass(frozen=True)
-class ClientBank:
-    """A client's coreset of one bank's patches, as it is sent.
-
-    Attributes:
-        features: [n, D] in the order picked: the first `share` rows are the client's own bank.
-        radius: every patch of the client lies within it of `features` (Euclidean).
-        share: rows the client would keep by itself; what it adds to the merged bank's budget.
-        share_radius: every patch lies within it of the first `share` rows.
-        images: training images behind it.
-        patches: patches those have.
-    """
-
-    features: np.ndarray
-    radius: float
-    share: int
-    share_radius: float
-    images: int
-    patches: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How a client's normal training images score with a bank, their own rows left out.
-
-    Attributes:
-        quantiles: [101] of their image scores; empty where no image could be judged.
-        images: how many could.
-        radius: covering radius, measured: the largest distance of any of their patches.
-    """
-
-    quantiles: np.ndarray
-    images: int
-    radius: float
 
 
 def silent(stage: str) -> Progress:

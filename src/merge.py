@@ -13,14 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from src.client import ClientBank
+from src.banks import BankRefused, ClientBank
 from src.models.coreset import Progress, farthest_first
 from src.models.products import rows_not_finite
 from src.models.shards import devices_for
-
-
-class BankRefused(ValueError):
-    """A client's bank that cannot be merged; the message says why."""
 
 
 @dataclass(frozen=True)

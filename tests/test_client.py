@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.banks import Calibration
 from src.client import (
     SHARED,
-    Calibration,
     by_bank,
     by_object,
     calibrate_with,

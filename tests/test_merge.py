@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.client import ClientBank
-from src.merge import BankRefused, aggregate_client_features, check_bank, merge_banks
+from src.banks import BankRefused, ClientBank
+from src.merge import aggregate_client_features, check_bank, merge_banks
 from src.models.coreset import farthest_first
 
 DIM = 3

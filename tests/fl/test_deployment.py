@@ -1,16 +1,19 @@
 """The roles of a deployment, as local processes: the same run, and nothing of it left behind."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from flwr.common.config import parse_config_args
 
-from fl import cli
+from fl import cli, deployment
 from fl.config import ConfigError
-from fl.deployment import Plan, run_deployment
+from fl.deployment import Plan, Role, run_deployment
+from fl.processes import EngineError
 from fl.roles import supernode_command
 from fl.submission import RunEnd
 
@@ -70,18 +73,73 @@ def test_the_server_app_s_exception_is_the_error(deployed: Callable[..., RunEnd]
 
 
 @pytest.mark.slow
-def test_deployed_and_inline_runs_give_the_same_bank_byte_for_byte(tmp_path: Path) -> None:
-    shared = ["configs/demo.toml", "--set", f"cache.dir={tmp_path / 'cache'}"]
-    outs = {engine: tmp_path / engine for engine in ("inline", "deployed")}
-    for command in (
-        ["simulate", *shared, "--engine", "inline", "--set", "clients=2", "--out", outs["inline"]],
-        ["deploy", "run", *shared, "--nodes", "2", "--out", outs["deployed"]],
-    ):
-        ended = subprocess.run(
-            [sys.executable, "-m", "fl.cli", *map(str, command)],
-            cwd=CHECKOUT, capture_output=True, text=True, timeout=550, check=False,
-        )  # fmt: skip
-        assert ended.returncode == 0, ended.stderr
+def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(run, flat, tmp_path) -> None:
+    inline = run(clients=2).out
+    out = tmp_path / "deployed"
+    given = {k: v for k, v in flat().items() if k not in ("clients", "out", "engine")}
+    words = [word for k, v in given.items() for word in ("--set", f"{k}={json.dumps(v)}")]
+    command = ["deploy", "run", "--nodes", "2", "--tls", "--out", str(out), *words]
+    ended = subprocess.run(
+        [sys.executable, "-m", "fl.cli", *command],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=550, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
     for name in ("model.safetensors", "partition.json", "scores.csv"):
-        one, other = (out / name for out in outs.values())
-        assert one.read_bytes() == other.read_bytes(), name
+        assert (inline / name).read_bytes() == (out / name).read_bytes(), name
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (inline, out)]
+    for key in ("local", "federated", "centralized", "bank", "threshold", "traffic"):
+        assert figures[0][key] == figures[1][key], key
+
+
+def test_nodes_take_the_gpus_of_their_machine_in_turn(tmp_path, monkeypatch) -> None:
+    seen: dict[str, str] = {}
+
+    def note(command: list[str], home: Path, output: Path, extra: dict[str, str]) -> None:
+        seen[home.name] = extra.get("CUDA_VISIBLE_DEVICES", "all")
+        raise EngineError("not started", "enough seen")
+
+    monkeypatch.setattr(deployment, "start", note)
+    nodes = [{"partition-id": i} for i in range(3)]
+    for gpus, expected in ((["4", "7"], ["4", "7", "4"]), ([], ["all"] * 3)):
+        plan = Plan(nodes, join="127.0.0.1:1", gpus=gpus)
+        for place in range(3):
+            with pytest.raises(EngineError):
+                deployment._node_start(tmp_path, plan, plan.join, place)()
+        assert [seen[f"supernode-{i}"] for i in range(3)] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["up", "--host", "0.0.0.0"], "so it needs --certs"),
+        (["up", "--data", "nowhere"], "--data nowhere is not a folder"),
+        (["submit"], "`fedpatchcore deploy up` first"),
+        (["submit", "--superlink", "127.0.0.1:9"], "127.0.0.1:9 does not answer"),
+        (["admit", "--superlink", "127.0.0.1:9"], "127.0.0.1:9 does not answer"),
+    ],
+)
+def test_what_a_deployment_lacks_is_said_in_a_sentence(
+    tmp_path, capsys, monkeypatch, words: list[str], said: str
+) -> None:
+    home = [] if "--superlink" in words else ["--home", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["fedpatchcore", "deploy", *words, *home])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_status_and_down_of_nothing(tmp_path, capsys, monkeypatch) -> None:
+    for word, said in (("status", "nothing runs here"), ("down", "nothing was running")):
+        monkeypatch.setattr("sys.argv", ["x", "deploy", word, "--home", str(tmp_path)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert not caught.value.code
+        assert said in capsys.readouterr().out
+
+
+def test_a_role_whose_number_another_process_has_now_is_not_taken_for_it() -> None:
+    own = psutil.Process()
+    assert Role("superlink", own.pid, own.create_time(), 1, "log").process() == own
+    assert Role("superlink", own.pid, own.create_time() - 60, 1, "log").process() is None
+    assert Role("superlink", 2**22 + 1, own.create_time(), 1, "log").process() is None

@@ -26,8 +26,7 @@ from fl.messages import (
     unpack_results,
     unpack_upload,
 )
-from src.client import ClientBank
-from src.merge import BankRefused
+from src.banks import BankRefused, ClientBank
 
 names = st.text(min_size=1, max_size=12).filter(str.isprintable)
 rows = hnp.arrays(

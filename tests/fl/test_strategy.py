@@ -17,8 +17,8 @@ from fl.exchange import Roster
 from fl.messages import ABOUT, BANKS, TICKET, pack_banks, unpack_banks
 from fl.setup import build_model, open_split, partition_data
 from fl.strategy import FederatedPatchCore, RoundFailed
+from src.banks import BankRefused
 from src.data.partition import Partition
-from src.merge import BankRefused
 
 BAD = 1  # the client that misbehaves, of three
 

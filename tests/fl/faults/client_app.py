@@ -13,7 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl.messages import CONFIG, TICKET, Upload, pack_results, pack_upload, unpack_banks
-from src.client import QUANTILES, ClientBank
+from src.banks import QUANTILES, ClientBank
 
 app = ClientApp()
 DIM = 152  # of the smallest backbone
