@@ -36,7 +36,9 @@ from src.models.coreset import IN_CACHE, farthest_first
 from src.models.nearest import nearest, tiles
 
 PEERS = ("loop", "anomalib", "approximate")
-SLACK = 1e-6  # how far, relatively, a pick's distance may fall short of the largest
+# how far, relatively, a pick's distance may fall short of the largest: float32 tells squared
+# distances apart to about the root of D times its epsilon, which is 5e-6 at 1,536 dimensions
+SLACK = 5e-6
 AHEAD = 256  # picks whose distances to all rows are computed at a time for that
 BLOCK = {"cpu": (4096, 1024), "cuda": (65536, 4096)}  # rows and picks of one product
 

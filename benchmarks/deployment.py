@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+import torch
 
-from benchmarks.common import machine
+from benchmarks.common import device_name, report
 from fl.certificates import make_certificates
 from fl.config import CHECKOUT, check_settings, default_settings
 from fl.deployment import Place, Plan, down, known_nodes, read_roles, standing, up
@@ -110,9 +111,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fpc-") as folder:
         found = measure(Path(folder), args.rows, args.images, args.nodes)
-    for name, value in found.items():
-        print(f"{name:24} {value}")
-    print(json.dumps({"benchmark": "deployment", **vars(args), **found, "machine": machine()}))
+    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
+    report(f"{args.nodes} nodes on one machine", found.pop("peak"), {"device": device, **found})
 
 
 def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
@@ -126,7 +126,9 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
         counter = Counter(link)
         for i in range(nodes):
             root = folder / f"plant-{i}"
-            write_synthetic(root, ("part",), images, 4, 4, size=(224, 224), seed=i)
+            write_synthetic(
+                root, ("bracket",), train=images, good=4, defects=4, size=(224, 224), seed=i
+            )
             node = {"partition-id": i, "data-root": str(root)}
             up(Plan([node], join=f"localhost:{counter.port}", certs=certs), homes[1 + i])
         place = Place(f"127.0.0.1:{link}", f"{certs}/superlink")
@@ -160,7 +162,7 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
         "broadcast bytes": broadcast,
         "upload factor": round((counter.up - before[0]) / uploads, 4),
         "broadcast factor": round((counter.down - before[1]) / broadcast, 4),
-        "peak MiB": peak,
+        "peak": {role: {"peak MiB": size} for role, size in peak.items()},
     }
 
 

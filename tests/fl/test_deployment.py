@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -12,10 +11,9 @@ from flwr.common.config import parse_config_args
 
 from fl import cli, deployment
 from fl.config import ConfigError
-from fl.deployment import Plan, Role, run_deployment
-from fl.processes import EngineError
+from fl.deployment import Plan, Role
+from fl.processes import EngineError, free_port
 from fl.roles import supernode_command
-from fl.submission import RunEnd
 
 CHECKOUT = Path(__file__).parents[2]
 NODES = [{"partition-id": 0, "data-root": "/a b"}, {"partition-id": 1, "data-root": "/c=d/ü'"}]
@@ -46,34 +44,10 @@ def test_a_node_without_data_is_named_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def deployed(
-    app_dir: Path, tmp_path: Path, left_over: Callable[[], list[str]]
-) -> Iterator[Callable[..., RunEnd]]:
-    """deployed(**config) runs the small app on deployed roles; nothing may be left of it."""
-    yield lambda **config: run_deployment(
-        app_dir, config, Plan(NODES), log=tmp_path / "run.log", deadline=200
-    )
-    assert left_over() == []
-
-
 @pytest.mark.slow
-def test_a_run_on_deployed_roles_hears_every_node(deployed: Callable[..., RunEnd]) -> None:
-    result = deployed(**{"data.root": "/x"})
-    assert (result.ok, result.status, result.error) == (True, "finished:completed", "")
-    shown = result.log.read_text(encoding="utf-8").splitlines()
-    assert {f"greetings from client {i} /x" for i in range(2)} <= set(shown)
-
-
-@pytest.mark.slow
-def test_the_server_app_s_exception_is_the_error(deployed: Callable[..., RunEnd]) -> None:
-    result = deployed(then="raise")
-    assert (result.ok, result.status) == (False, "finished:failed")
-    assert result.error == "the merge got no bank:\nno client answered"
-
-
-@pytest.mark.slow
-def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(run, flat, tmp_path) -> None:
+def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(
+    run, flat, tmp_path, left_over
+) -> None:
     inline = run(clients=2).out
     out = tmp_path / "deployed"
     given = {k: v for k, v in flat().items() if k not in ("clients", "out", "engine")}
@@ -84,6 +58,7 @@ def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(run, flat
         cwd=CHECKOUT, capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
+    assert left_over() == []
     for name in ("model.safetensors", "partition.json", "scores.csv"):
         assert (inline / name).read_bytes() == (out / name).read_bytes(), name
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in (inline, out)]
@@ -127,6 +102,33 @@ def test_what_a_deployment_lacks_is_said_in_a_sentence(
         cli.main()
     assert caught.value.code == 1
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_roles_that_are_up_show_their_state_until_they_are_taken_down(tmp_path, left_over) -> None:
+    def deploy(*words: str) -> str:
+        command = [sys.executable, "-m", "fl.cli", "deploy", *words, "--home", str(tmp_path / "h")]
+        ended = subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=200, check=False
+        )
+        return ended.stdout + ended.stderr
+
+    port = str(free_port())
+    try:
+        for text in (deploy("up", "--nodes", "1", "--port", port), deploy("status")):
+            rows = [line.split() for line in text.splitlines() if line.strip()]
+            assert [r[:2] for r in rows if len(r) == 6 and r[0] != "role"] == [
+                ["superlink", "running"], ["supernode-0", "running"]
+            ]  # fmt: skip
+            assert ["serverapp", "running"] in [r[:2] for r in rows]
+            assert "online" in rows[-1]
+        assert "there run already: superlink, serverapp, supernode-0" in deploy(
+            "up", "--port", port
+        )
+    finally:
+        said = deploy("down")
+    assert said.split(": ")[1].split() == ["supernode-0,", "serverapp,", "superlink"]
+    assert left_over() == []
 
 
 def test_status_and_down_of_nothing(tmp_path, capsys, monkeypatch) -> None:
