@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | format | bench | constraints | clean
+# make setup | demo | test | test-slow | certs | lint | format | bench | constraints | clean
 # Everything is set up on the first call, in .venv; it needs only Python 3.11 to 3.13 and make.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -10,6 +10,8 @@ BIN := .venv/bin
 READY := .venv/.ready-$(FAISS)
 UV := $(BIN)/uv pip
 
+setup: $(READY)
+
 demo: $(READY)
 	$(BIN)/fedpatchcore demo
 
@@ -18,6 +20,12 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# keys and certificates of a deployment: make certs HOSTS="server.example 10.0.0.1" NODES=3
+NODES ?= 2
+certs: $(READY)
+	@test -n "$(HOSTS)" || { echo 'name the SuperLink: make certs HOSTS="server.example 10.0.0.1"'; exit 1; }
+	$(BIN)/fedpatchcore certs $(HOSTS) --nodes $(NODES)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -53,4 +61,4 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f .venv/.ready-*
 	@touch $@
 
-.PHONY: demo test test-slow lint format bench constraints clean
+.PHONY: setup demo test test-slow certs lint format bench constraints clean

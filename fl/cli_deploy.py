@@ -9,7 +9,17 @@ import typer
 from rich.table import Table
 
 from fl.config import ConfigError, Scalar
-from fl.deployment import Place, Plan, admit, down, known_nodes, place_of, read_roles, up
+from fl.deployment import (
+    Place,
+    Plan,
+    admit,
+    down,
+    expel,
+    known_nodes,
+    place_of,
+    read_roles,
+    up,
+)
 from fl.launch import deploy, submit_to
 from fl.progress import ProgressView
 from fl.setup import open_split
@@ -134,6 +144,18 @@ def admit_(superlink: Address = "", certs: LinkCerts = None, home: Home = HOME) 
     """Let in the nodes whose public keys lie in the SuperLink's folder of certificates."""
     new = admit(_place(home, superlink, certs))
     console.print(f"let in: {', '.join(new)}" if new else "all keys were known")
+
+
+@deployed.command("expel")
+def expel_(
+    name: Annotated[str, typer.Argument(help="as status shows it, such as node-1")],
+    superlink: Address = "",
+    certs: LinkCerts = None,
+    home: Home = HOME,
+) -> None:
+    """Let a node in no more: its key is refused from now on."""
+    expel(_place(home, superlink, certs), name)
+    console.print(f"{name} is let in no more")
 
 
 @deployed.command()

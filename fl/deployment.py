@@ -18,7 +18,11 @@ from typing import Any
 import httpx
 import psutil
 from flwr.cli.supernode.register import try_load_public_key
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    RegisterNodeRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control.control_http_client import ControlHttpClient
 
@@ -209,6 +213,19 @@ def admit(place: Place) -> list[str]:
             public = try_load_public_key(key)
             link.RegisterNode(RegisterNodeRequest(public_key=public, name=key.stem))
     return [key.stem for key in new]
+
+
+def expel(place: Place, name: str) -> None:
+    """Let a node in no more, and drop it where it is there; its key is refused from now on.
+
+    Raises:
+        EngineError: the SuperLink does not answer, or knows no such node.
+    """
+    found = [node.node_id for node in known_nodes(place) if node.name == name]
+    if not found:
+        raise EngineError("unknown", f"the SuperLink at {place.address} knows no {name}")
+    with _control(place) as link:
+        link.UnregisterNode(UnregisterNodeRequest(node_id=found[0]))
 
 
 @contextmanager

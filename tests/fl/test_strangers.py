@@ -14,7 +14,7 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
 from fl.certificates import make_certificates
-from fl.deployment import Place, Plan, down, known_nodes, up
+from fl.deployment import Place, Plan, admit, down, expel, known_nodes, up
 from fl.processes import EngineError, end, free_port, start
 from fl.roles import supernode_command
 
@@ -72,6 +72,30 @@ def test_nodes_without_a_registered_key_or_with_another_authority_are_sent_away(
     assert "certificate verify failed" in said["other authority"].lower().replace("_", " ")
     assert not [name for name, text in said.items() if "SuperNode ID" in text]
     assert states(port, certs) == {"node-0": "registered"}  # nobody came in its name
+
+
+def test_a_node_that_was_expelled_does_not_come_back(certs: Path, port: int, tmp_path) -> None:
+    make_certificates(certs, ["localhost"], range(2))
+    place = Place(f"127.0.0.1:{port}", str(certs / "superlink"))
+    assert admit(place) == ["node-1"]
+    node = Plan([{"partition-id": 1}], join=f"localhost:{port}", certs=str(certs))
+    try:
+        up(node, tmp_path / "home")
+        assert states(port, certs)["node-1"] == "online"
+        expel(place, "node-1")
+        with pytest.raises(EngineError, match="knows no node-7"):
+            expel(place, "node-7")
+    finally:
+        down(tmp_path / "home")
+    command = supernode_command(
+        f"localhost:{port}", free_port(), {"partition-id": 1}, certs=str(certs / "node-1")
+    )
+    again = start(command, tmp_path, tmp_path / "again.log")
+    try:
+        assert again.wait(LIMIT) != 0
+    finally:
+        end(again)
+    assert admit(place) == []  # its key still lies there, and is not taken again
 
 
 def test_the_command_line_trusts_no_other_authority(port: int, tmp_path: Path) -> None:
