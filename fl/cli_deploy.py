@@ -120,16 +120,17 @@ def down_(home: Home = HOME) -> None:
 @deployed.command()
 def status(home: Home = HOME) -> None:
     """The roles of this machine, and the nodes that the SuperLink knows."""
-    table = Table("role", "state", "pid", "MiB", "port", "log", box=None)
+    table = Table("role", "state", "pid", "MiB", "port", box=None)
     for role in read_roles(home):
         process = role.process()
         memory = f"{process.memory_info().rss / 2**20:.0f}" if process else ""
         state = "running" if process else "[red]gone[/]"
-        table.add_row(role.name, state, str(role.pid), memory, str(role.port or ""), role.log)
+        table.add_row(role.name, state, str(role.pid), memory, str(role.port or ""))
     if not table.row_count:
         console.print("nothing runs here")
         return
-    console.print(table, soft_wrap=True)
+    console.print(table)
+    console.print(f"logs: {absolute(home)}", soft_wrap=True, highlight=False)
     place = place_of(home)
     if place:
         known = Table("node", "state", "since", box=None)

@@ -6,10 +6,11 @@ server can say which client it was; where data are the node's own, in words that
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -29,6 +30,7 @@ from fl.messages import (
 )
 from fl.progress import reporter
 from fl.setup import SCORES, Split, build_model, cpu_threads, open_split
+from src.banks import ClientBank
 from src.client import (
     SHARED,
     Stage,
@@ -100,7 +102,6 @@ def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callabl
             with cpu_threads(threads):
                 content = handle(Node(message, context), message, context)
         except Exception as error:
-            log.error("this client cannot answer", exc_info=error)
             number = int(context.node_config.get("partition-id", -1))
             content = pack_failure(number, _sayable(error, message))
         if TICKET in message.content:
@@ -117,6 +118,7 @@ def _sayable(error: Exception, message: Message) -> str:
         return str(error)
     if message.content[CONFIG].get("workspace"):
         return f"{kind}: {error}"
+    log.error("this client cannot answer", exc_info=error)
     return f"{kind} (the node's own log says more)"
 
 
@@ -129,15 +131,9 @@ def train(node: Node, message: Message, context: Context) -> RecordDict:
     clock = Clock()
     extract_features(node.model, node.own.train, node.progress("features"))
     clock.lap("features")
-    settings = node.settings
-    banks = {
-        name: select_bank(
-            node.model, images, settings.merge_oversample, settings.merge_encoding, node.progress
-        )
-        for name, images in by_bank(node.own.train, settings.model_scope).items()
-    }
+    banks = _select(node)
     clock.lap("coreset")
-    context.state[LOCAL] = pack_banks({n: bank.features[: bank.share] for n, bank in banks.items()})
+    context.state[LOCAL] = pack_banks(_shares(banks))
     fingerprint = node.model.backbone.fingerprint
     return pack_upload(Upload(node.number, fingerprint, version("fedpatchcore"), banks, clock.laps))
 
@@ -179,10 +175,23 @@ def own_banks(node: Node, context: Context) -> dict:
     """
     if LOCAL in context.state:
         return unpack_banks(context.state[LOCAL])  # type: ignore[arg-type]
+    return _shares(_select(node))
+
+
+def _select(node: Node) -> dict[str, ClientBank]:
+    """A bank for each object held, or one for all."""
+    settings = node.settings
     return {
-        name: select_bank(node.model, images, 1.0, node.settings.merge_encoding).features
-        for name, images in by_bank(node.own.train, node.settings.model_scope).items()
+        name: select_bank(
+            node.model, images, settings.merge_oversample, settings.merge_encoding, node.progress
+        )
+        for name, images in by_bank(node.own.train, settings.model_scope).items()
     }
+
+
+def _shares(banks: Mapping[str, ClientBank]) -> dict[str, np.ndarray]:
+    """What the client would keep of each bank by itself."""
+    return {name: bank.features[: bank.share] for name, bank in banks.items()}
 
 
 def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:

@@ -112,13 +112,14 @@ def _inline(settings: Settings, out: Path, show: Callable[[str], None] | None) -
         {"partition-id": i, "num-partitions": settings.clients} for i in range(settings.clients)
     ]
     quiet = logging.getLogger("flwr")
-    before, quiet.level = quiet.level, logging.ERROR
+    before = quiet.level
+    quiet.setLevel(logging.ERROR)
     try:
         run_inline(server_app, client_app, settings.flat(), nodes)
     except RoundFailed as error:
         raise RunFailed(str(error)) from error
     finally:
-        quiet.level = before
+        quiet.setLevel(before)
 
 
 def _on_ray(settings: Settings, out: Path, show: Callable[[str], None] | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import faiss
 import torch
+from threadpoolctl import threadpool_limits
 
 from fl.config import ConfigError, Settings
 from fl.progress import FOLDER as PROGRESS
@@ -122,16 +123,18 @@ def partition_data(settings: Settings, data: Split, clients: int) -> Partition:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch and FAISS use this many threads inside.
+    """Let torch, FAISS and NumPy use this many threads inside.
 
     Rounding in a matrix product depends on the number of threads: a client that always has the
-    same number computes the same bank in every engine.
+    same number computes the same bank in every engine. And clients on one machine whose NumPy
+    takes every core get in each other's way: two at a time were five times slower each.
     """
     before, before_faiss = torch.get_num_threads(), faiss.omp_get_max_threads()
     torch.set_num_threads(count)
     faiss.omp_set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(count):
+            yield
     finally:
         torch.set_num_threads(before)
         faiss.omp_set_num_threads(before_faiss)

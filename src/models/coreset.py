@@ -10,7 +10,7 @@ one the plain algorithm makes.
 In one block few rows come closer. A product whose error is bounded finds those that may have
 (`Centres.rough`: on a GPU one of half precision), and only they are then looked at exactly.
 
-Rows that fit a processor's cache gain nothing by blocks: `one_by_one` picks from those.
+A few picks from rows that fit a processor's cache gain nothing by blocks: `one_by_one` makes those.
 """
 
 import math
@@ -33,7 +33,8 @@ from src.models.working_set import CHOSEN, pick_inside
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 Progress = Callable[[int, int], None]
 
-IN_CACHE = 2**22  # values up to which rows are worked on pick by pick
+IN_CACHE = 2**22  # values up to which rows are worked on pick by pick,
+FEW = 2**28  # as long as values times picks are no more
 STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
 PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
 
@@ -105,7 +106,7 @@ def farthest_first(
     _check_shape(features, target_size)
     given = _as_tensor(features)
     start = int(np.random.default_rng(seed).integers(len(given)))
-    if given.numel() <= IN_CACHE:
+    if given.numel() <= IN_CACHE and given.numel() * target_size <= FEW:
         coreset = _pick_by_pick(given.cpu(), start, target_size)
         if progress:
             progress(len(coreset.indices), len(coreset.indices))

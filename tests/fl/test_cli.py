@@ -39,6 +39,7 @@ def cli(capfd, monkeypatch) -> Callable[..., Ended]:
     def call(*words: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["fedpatchcore", *map(str, words)])
         code = 0
+        capfd.readouterr()  # what the fixtures' own runs said
         try:
             main()
         except SystemExit as ended:
