@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from flwr.app import Context, Message
 from PIL import Image
 
+from fl.client_app import app as client_app
 from fl.setup import build_model, open_split
 from src.client import SHARED, by_bank
 from src.data.partition import Partition
@@ -193,3 +195,20 @@ def test_partition_of_a_file_is_the_one_used(run, clean) -> None:
     again = run(partition__file=str(path), partition__kind="quantity", seed=42)
     assert json.loads((again.out / "partition.json").read_text()) == json.loads(path.read_text())
     assert again.metrics["local"]["clients"][0]["images"] == 2
+
+
+def test_evaluate_extracts_no_features_of_training_images_again(
+    run, misbehave, tmp_path, parts
+) -> None:
+    seen: list[dict[str, int]] = []  # cache entry -> when it was written, before each evaluation
+
+    def noting(message: Message, context: Context) -> Message:
+        entries = (tmp_path / "cache").rglob("*.safetensors")
+        seen.append({str(path): path.stat().st_mtime_ns for path in entries})
+        return client_app(message, context)
+
+    app = misbehave({}, dict.fromkeys(range(3), noting))
+    run(client_app=app, cache__dir=str(tmp_path / "cache"), evaluate__baselines=False)
+    after_train, *_, last = seen
+    assert len(after_train) == 6  # the training images, and no other
+    assert after_train.items() <= last.items()
