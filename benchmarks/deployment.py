@@ -20,9 +20,10 @@ import psutil
 import torch
 
 from benchmarks.common import device_name, report
+from fl.admission import Place, known_nodes
 from fl.certificates import make_certificates
 from fl.config import CHECKOUT, check_settings, default_settings
-from fl.deployment import Place, Plan, down, known_nodes, read_roles, standing, up
+from fl.deployment import Plan, down, read_roles, standing, up
 from fl.processes import free_port
 from fl.submission import submit
 from src.data import write_synthetic

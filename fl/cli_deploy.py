@@ -8,18 +8,9 @@ import torch
 import typer
 from rich.table import Table
 
+from fl.admission import Place, admit, expel, known_nodes
 from fl.config import ConfigError, Scalar
-from fl.deployment import (
-    Place,
-    Plan,
-    admit,
-    down,
-    expel,
-    known_nodes,
-    place_of,
-    read_roles,
-    up,
-)
+from fl.deployment import Plan, down, place_of, read_roles, up
 from fl.launch import deploy, submit_to
 from fl.progress import ProgressView
 from fl.setup import open_split
@@ -102,10 +93,6 @@ def up_(
         node["data-root"] = absolute(root)
     home = Path(absolute(home))
     plan = Plan(configs, superlink, host, port, absolute(certs) if certs else "", gpus=gpus_here())
-    if not plan.is_private():
-        raise ConfigError(
-            f"--host {host}: other machines could reach the SuperLink, so it needs --certs"
-        )
     up(plan, home)
     status(home)
 

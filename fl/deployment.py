@@ -4,7 +4,6 @@ result = run_deployment(Path("."), {"seed": 7}, Plan([{"partition-id": 0}]),
                         log=Path("run.log"), deadline=3600)
 """
 
-import ipaddress
 import json
 import subprocess
 import time
@@ -15,20 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
-from flwr.cli.supernode.register import try_load_public_key
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    RegisterNodeRequest,
-    UnregisterNodeRequest,
-)
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.supercore.control.control_http_client import ControlHttpClient
 
-from fl.config import Scalar
+from fl.admission import Place, admit
+from fl.config import ConfigError, Scalar
 from fl.processes import POLL, EngineError, alive, end, end_family, free_port, start
-from fl.roles import CA, serverapp_command, superlink_command, supernode_command
+from fl.roles import serverapp_command, superlink_command, supernode_command
 from fl.submission import RunEnd, Show, submit
 from fl.superlink import LOG, START_LIMIT, connect, healthy, serve
 
@@ -36,11 +27,11 @@ STATE = "roles.json"  # in the home: what runs here
 DATABASE = "superlink.db"
 CONNECTED = "SuperNode ID"  # in a SuperNode's log, once the SuperLink has let it in
 NODE_LIMIT = 90.0  # seconds; a SuperLink takes a node that died for there for 60
-NODE_PATIENCE = (
-    15.0  # seconds; a node that lives and is not let in by then may have no SuperLink yet
-)
+NODE_PATIENCE = 15.0  # seconds; a node that lives, but is not in by then, may find no SuperLink
 RETRY = 5.0  # seconds between two starts of a node
 GRACE = 5.0  # seconds for a role to sign off; a SuperNode takes 1
+
+LOOPBACK, EVERYWHERE = ("127.0.0.1", "localhost"), ("0.0.0.0",)  # noqa: S104 - behind the gate
 
 NodeConfig = Mapping[str, Scalar]
 NodeStart = Callable[[], "tuple[Role, subprocess.Popen[bytes]]"]
@@ -70,26 +61,28 @@ class Plan:
         """The SuperLink's folder of certificates."""
         return f"{self.certs}/superlink" if self.certs else ""
 
-    def is_private(self) -> bool:
-        """Whether no stranger can come in: only this machine is let in, or who has a key."""
-        return bool(self.join or self.certs) or ipaddress.ip_address(self.host).is_loopback
+    def check(self) -> None:
+        """Refuse a plan that would let strangers in, or the SuperLink's own machine out.
+
+        Raises:
+            ConfigError: it listens on one address that is not loopback, where the ServerApp and
+                the command line do not reach it; or on all of them, and asks for no key.
+        """
+        if self.join or self.host in LOOPBACK:
+            return
+        if self.host not in EVERYWHERE:
+            raise ConfigError(
+                f"--host {self.host}: runs are submitted on loopback, so the SuperLink listens "
+                "there alone (127.0.0.1) or everywhere (0.0.0.0); a firewall can tell networks apart"
+            )
+        if not self.certs:
+            raise ConfigError(
+                f"--host {self.host}: other machines could reach the SuperLink, so it needs --certs"
+            )
 
     def node_certs(self, config: NodeConfig) -> str:
         """A node's folder of certificates."""
         return f"{self.certs}/node-{config['partition-id']}" if self.certs else ""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a SuperLink is.
-
-    Attributes:
-        address: host:port, on a loopback address: it takes runs from its own machine alone.
-        certs: its folder of certificates; "" where it has none.
-    """
-
-    address: str
-    certs: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,11 +141,13 @@ def up(plan: Plan, home: Path) -> list[Role]:
     """Start the roles of a plan, and leave them running.
 
     Raises:
+        ConfigError: the plan would let strangers in.
         EngineError: some run here already, or one does not start; then none is left.
     """
     running = [role.name for role in read_roles(home) if role.process()]
     if running:
         raise EngineError("not started", f"there run already: {', '.join(running)}; take them down")
+    plan.check()
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     found: dict[str, Role] = {}
@@ -189,67 +184,11 @@ def place_of(home: Path) -> Place | None:
     return Place(**found) if found else None
 
 
-def known_nodes(place: Place) -> list[NodeInfo]:
-    """The SuperNodes that a SuperLink knows: name, status, when they came, ...
-
-    Raises:
-        EngineError: it does not answer.
-    """
-    with _control(place) as link:
-        return sorted(link.ListNodes(ListNodesRequest()).nodes_info, key=lambda node: node.name)
-
-
-def admit(place: Place) -> list[str]:
-    """Let in the nodes whose public keys lie in the SuperLink's folder; returns the new ones.
-
-    Raises:
-        EngineError: the SuperLink does not answer, or refuses a key.
-    """
-    known = {node.name for node in known_nodes(place)}
-    keys = sorted(Path(place.certs).glob("node-*.pub")) if place.certs else []
-    new = [key for key in keys if key.stem not in known]
-    with _control(place) as link:
-        for key in new:
-            public = try_load_public_key(key)
-            link.RegisterNode(RegisterNodeRequest(public_key=public, name=key.stem))
-    return [key.stem for key in new]
-
-
-def expel(place: Place, name: str) -> None:
-    """Let a node in no more, and drop it where it is there; its key is refused from now on.
-
-    Raises:
-        EngineError: the SuperLink does not answer, or knows no such node.
-    """
-    found = [node.node_id for node in known_nodes(place) if node.name == name]
-    if not found:
-        raise EngineError("unknown", f"the SuperLink at {place.address} knows no {name}")
-    with _control(place) as link:
-        link.UnregisterNode(UnregisterNodeRequest(node_id=found[0]))
-
-
 @contextmanager
 def standing(home: Path, ends: float, place: Place) -> Iterator[None]:
     """A SuperLink that runs already, for `submit`: nothing is started, nothing stopped."""
     connect(home, place.address, place.certs)
     yield
-
-
-@contextmanager
-def _control(place: Place) -> Iterator[ControlHttpClient]:
-    """A SuperLink, to be told or asked; what goes wrong is an EngineError."""
-    authority = Path(place.certs, CA).read_bytes() if place.certs else None
-    link = ControlHttpClient.from_server_address(place.address, not place.certs, authority, [])
-    try:
-        yield link
-    except httpx.HTTPStatusError as error:
-        said = f"the SuperLink at {place.address} refuses: {error.response.text}"
-        raise EngineError("unknown", said) from error
-    except httpx.HTTPError as error:
-        said = f"the SuperLink at {place.address} does not answer: {error}"
-        raise EngineError("unknown", said) from error
-    finally:
-        link.close()
 
 
 def _read_state(home: Path) -> dict[str, Any]:
@@ -286,22 +225,24 @@ def _start_all(
         output = home / "serverapp.log"
         process = start(serverapp_command(address, certs=certs), home, output)
         yield _role("serverapp", process, 0, output), process
-    starts = [_node_start(home, plan, address, place) for place in range(len(plan.nodes))]
-    nodes = [(again, *again()) for again in starts]
-    for _, role, process in nodes:
+    nodes = []
+    for number in range(len(plan.nodes)):
+        go = _node_start(home, plan, address, number)
+        role, process = go()
         yield role, process
-    for again, role, process in nodes:
-        yield from _until_let_in(again, role, process)
+        nodes.append((go, role, process))
+    for go, role, process in nodes:
+        yield from _until_let_in(go, role, process)
 
 
-def _node_start(home: Path, plan: Plan, address: str, place: int) -> NodeStart:
+def _node_start(home: Path, plan: Plan, address: str, number: int) -> NodeStart:
     """What starts a node of the plan, each time with the same home and port."""
-    config = plan.nodes[place]
+    config = plan.nodes[number]
     name = f"supernode-{config['partition-id']}"
     own, output, port = home / name, home / f"{name}.log", free_port()
     own.mkdir(exist_ok=True)  # each node has a home of its own, as on a machine of its own
     command = supernode_command(address, port, config, certs=plan.node_certs(config))
-    gpu = {"CUDA_VISIBLE_DEVICES": plan.gpus[place % len(plan.gpus)]} if plan.gpus else {}
+    gpu = {"CUDA_VISIBLE_DEVICES": plan.gpus[number % len(plan.gpus)]} if plan.gpus else {}
 
     def go() -> tuple[Role, subprocess.Popen[bytes]]:
         process = start(command, own, output, gpu)
@@ -311,10 +252,12 @@ def _node_start(home: Path, plan: Plan, address: str, place: int) -> NodeStart:
 
 
 def _until_let_in(
-    again: NodeStart, role: Role, process: subprocess.Popen[bytes]
+    go: NodeStart, role: Role, process: subprocess.Popen[bytes]
 ) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
-    """Wait until a node is let in; start it again where it was refused, as it is for a minute after
-    one with its key has died. One that finds no SuperLink goes on looking by itself.
+    """Wait until a node is let in.
+
+    One that was refused, as it is for a minute after one with its key has died, is started again;
+    one that finds no SuperLink goes on looking by itself.
     """
     began = time.monotonic()
     log = Path(role.log)
@@ -331,7 +274,7 @@ def _until_let_in(
         else:
             end(process)  # and what it left
             time.sleep(RETRY)
-            role, process = again()
+            role, process = go()
             yield role, process
 
 

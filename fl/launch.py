@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from fl.admission import Place
 from fl.certificates import make_certificates
 from fl.client_app import app as client_app
 from fl.config import CHECKOUT, ConfigError, Scalar, Settings
-from fl.deployment import Place, Plan, run_deployment, standing
+from fl.deployment import Plan, run_deployment, standing
 from fl.inline import run_inline
 from fl.processes import private_home
 from fl.run_directory import held

@@ -15,9 +15,10 @@ import numpy as np
 import psutil
 import pytest
 
+from fl.admission import Place, known_nodes
 from fl.certificates import make_certificates
 from fl.config import CHECKOUT, default_settings
-from fl.deployment import Place, Plan, down, known_nodes, read_roles, standing, up
+from fl.deployment import Plan, down, read_roles, standing, up
 from fl.processes import end, end_family, free_port, start
 from fl.roles import serverapp_command, superlink_command
 from fl.setup import build_model

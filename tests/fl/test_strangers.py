@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
+from fl.admission import Place, admit, expel, known_nodes
 from fl.certificates import make_certificates
-from fl.deployment import Place, Plan, admit, down, expel, known_nodes, up
+from fl.deployment import Plan, down, up
 from fl.processes import EngineError, end, free_port, start
 from fl.roles import supernode_command
 
