@@ -73,7 +73,7 @@ class Plan:
         if self.host not in EVERYWHERE:
             raise ConfigError(
                 f"--host {self.host}: runs are submitted on loopback, so the SuperLink listens "
-                "there alone (127.0.0.1) or everywhere (0.0.0.0); a firewall can tell networks apart"
+                "there alone (127.0.0.1) or everywhere (0.0.0.0); a firewall can be choosier"
             )
         if not self.certs:
             raise ConfigError(
