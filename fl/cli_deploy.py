@@ -56,9 +56,13 @@ def run(
     resume: Resume = None,
 ) -> None:
     """Start a SuperLink and SuperNodes on this machine, run once, stop them."""
-    count = len(data) or nodes
-    own = [f"clients={count}", f"data.shared={str(not data).lower()}"]
-    settings = resolve(config, [*set_, *own], out, resume=resume)
+    own = [f"clients={len(data) or nodes}", f"data.shared={str(not data).lower()}"]
+    settings = resolve(config, [*set_, *([] if resume else own)], out, resume=resume)
+    if len(data) != (0 if settings.data_shared else settings.clients):
+        raise ConfigError(
+            f"--resume: that run had {settings.clients} nodes with data of their own; name as many "
+            "--data, in the same order"
+        )
     roots = [Path(absolute(root)) for root in data]
     for root in roots:  # here they can be looked at: no need to start anything to find one wrong
         open_split(settings, str(root))
@@ -66,7 +70,7 @@ def run(
         show_partition(settings)
     folder = Path(settings.out)
     log: list[str] = []
-    with ProgressView(folder, count):
+    with ProgressView(folder, settings.clients):
         deploy(settings, roots, tls=tls, gpus=gpus_here(), show=log.append)
     show_results(folder)
 

@@ -33,9 +33,12 @@ PACKAGES = ("fedpatchcore", "flwr", "torch", "timm", "numpy")
 
 
 def write_config(out: Path, settings: Settings) -> None:
-    """Write the settings of a run that begins; what an earlier run found there is no more true."""
+    """Write the settings of a run that begins; what an earlier run found there is no more true.
+
+    That it goes on from another is not written: whoever runs the file again begins anew.
+    """
     (out / METRICS).unlink(missing_ok=True)
-    write_whole(out / CONFIG, tomli_w.dumps(settings.flat()))
+    write_whole(out / CONFIG, tomli_w.dumps(settings.flat() | {"resume": False}))
 
 
 @contextmanager

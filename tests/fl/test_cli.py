@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from fl.cli import main
+from fl.run_directory import write_config
+from fl.terminal import resolve
 from src.data.partition import Partition
 
 COMMANDS = ("demo", "simulate", "predict", "evaluate")
@@ -74,6 +76,30 @@ def test_simulation_prints_who_holds_what_and_what_came_of_it(cli, small, tmp_pa
     assert str(tmp_path / "run" / "report.html") in ended.out.replace("\n", "")
     assert (tmp_path / "run" / "report.html").is_file()
     assert "Traceback" not in ended.err
+
+
+def test_a_run_goes_on_in_its_run_directory_with_its_own_settings(cli, small, tmp_path) -> None:
+    out = tmp_path / "run"
+    assert cli("simulate", *small, "--out", out).code == 0
+    before = (out / "scores.csv").read_bytes()
+    (out / "metrics.json").unlink()  # as if it had broken off
+    ended = cli("simulate", "--resume", out)
+    assert ended.code == 0, ended.err
+    assert (out / "scores.csv").read_bytes() == before
+    assert json.loads((out / "metrics.json").read_text())["config"]["resume"] is True
+    assert "resume = false" in (out / "config.toml").read_text()  # run again, it begins anew
+    said = cli("simulate", "--resume", out, "--out", tmp_path / "other").sentence()
+    assert "--resume takes settings and place of the run" in said
+    said = cli("simulate", "--resume", tmp_path / "none").sentence()
+    assert f"configuration file {tmp_path / 'none' / 'config.toml'} does not exist" in said
+
+
+def test_a_deployed_run_goes_on_with_as_many_nodes(cli, small, parts, tmp_path) -> None:
+    words = [*small[:-2], "--set", "data.shared=false", "--out", tmp_path / "run"]
+    settings = resolve(None, [w for w in map(str, words) if "=" in w], tmp_path / "run")
+    write_config(tmp_path / "run", settings)
+    said = cli("deploy", "run", "--resume", tmp_path / "run", "--data", parts).sentence()
+    assert "that run had 3 nodes with data of their own" in said
 
 
 def test_demo_takes_its_configuration_file(cli, small, tmp_path) -> None:
