@@ -148,15 +148,16 @@ def check_size(record: ArrayRecord, max_rows: int, max_bytes: int) -> None:
     Raises:
         BankRefused: too many rows or bytes, or arrays whose size cannot be read.
     """
-    size = banks_bytes(record)
-    if size > max_bytes:
+    try:
+        size = banks_bytes(record)
+        within = size <= max_bytes
+        rows = sum((_header(array)[0] or (0,))[0] for array in record.values()) if within else 0
+    except Exception as error:
+        raise _unreadable(error) from error
+    if not within:
         raise BankRefused(
             f"it sent {size / 2**20:.1f} MiB, more than merge.max-mb = {max_bytes // 2**20}"
         )
-    try:
-        rows = sum((_header(array)[0] or (0,))[0] for array in record.values())
-    except Exception as error:
-        raise _unreadable(error) from error
     if rows > max_rows:
         raise BankRefused(f"it sent {rows} rows, more than merge.max-rows = {max_rows}")
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -14,13 +15,17 @@ from fl.messages import (
     ABOUT,
     BANKS,
     FAILURE,
+    TICKET,
     ClientFailed,
     Upload,
     banks_bytes,
+    check_size,
+    check_ticket,
     number_in,
     pack_banks,
     pack_failure,
     pack_results,
+    pack_ticket,
     pack_upload,
     unpack_banks,
     unpack_results,
@@ -250,3 +255,35 @@ def test_results_that_cannot_be_read_are_refused(content: RecordDict) -> None:
     with pytest.raises(BankRefused):
         unpack_results(content)
     assert number_in(content) in (3, None)
+
+
+scalars = st.one_of(st.integers(-1, 2**62), st.floats(), st.text(max_size=9), st.booleans())
+odd_records = st.one_of(
+    st.dictionaries(st.sampled_from(["client", "id", "reason", "b"]), scalars).map(ConfigRecord),
+    st.just(MetricRecord({"b": 1.5})),
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_side=3)).map(
+        lambda rows: ArrayRecord({"b": Array(rows)})
+    ),
+)
+
+
+@given(
+    odd=st.dictionaries(st.sampled_from([ABOUT, BANKS, FAILURE, TICKET]), odd_records, max_size=2),
+    fields=st.dictionaries(st.sampled_from(["client", "banks", "share", "seconds"]), scalars),
+    spoiled=st.dictionaries(st.integers(0, 129), st.integers(0, 255), max_size=4),
+    kept=st.integers(0, 200),
+)
+def test_whatever_an_answer_holds_it_is_read_or_refused(odd, fields, spoiled, kept) -> None:
+    content = upload_with(**{key: value for key, value in fields.items() if key != "b"})
+    array = content[BANKS]["bracket"]
+    data = bytes(spoiled.get(at, byte) for at, byte in enumerate(array.data))[:kept]
+    content[BANKS] = ArrayRecord({"bracket": Array(array.dtype, array.shape, array.stype, data)})
+    content[TICKET] = pack_ticket("now")
+    content = RecordDict({**content, **odd})
+    with suppress(BankRefused, ClientFailed):
+        number_in(content)
+        check_ticket(content, "now")
+        check_size(content[BANKS], 10, 1000)  # type: ignore[arg-type]
+        unpack_upload(content)
+    with suppress(BankRefused, ClientFailed):
+        unpack_results(content)

@@ -75,6 +75,10 @@ def as_objects(content: RecordDict) -> None:
 
 CHANGES = {
     "header that promises more": (misread, "bytes, where [2600, 152] of float16 take"),
+    "banks that are no arrays": (
+        lambda content: content.__setitem__(BANKS, ConfigRecord({"bracket": 3})),
+        "its reply cannot be read (AttributeError",
+    ),
     "objects": (as_objects, "an array of object that cannot be read"),
     "another version of the app": (
         with_field("version", "0.0.9"),
