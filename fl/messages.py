@@ -223,6 +223,8 @@ def unpack_results(content: RecordDict) -> Results:
         results = RESULTS.validate_json(text)
         if results["client"] != _number(content[ABOUT]):
             raise ValueError("its results are another client's")
+        if ("local" in results) != ("local_images" in results):
+            raise ValueError("local figures and the number of their images go together")
         for name, of in results["calibration"].items():
             if len(of["quantiles"]) != (QUANTILES if of["images"] else 0):
                 raise ValueError(f"{len(of['quantiles'])} quantiles for {name}")

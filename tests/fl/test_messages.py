@@ -232,6 +232,7 @@ CALIBRATION = {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}
         results(calibration={"bracket": {**CALIBRATION, "images": -7}}),
         results(calibration={"bracket": {**CALIBRATION, "radius": math.inf}}),
         results(local={"mean": 0.5}),
+        results(local={"mean": {}, "objects": {}}),
         results(client=4),  # while the record says 3
     ],
 )
