@@ -200,3 +200,20 @@ def test_node_without_data_is_told_to_name_its_data_root(run) -> None:
             data__root="",
             data__shared=False,
         )
+
+
+@pytest.mark.parametrize("silent", [[0], [0, 1]], ids=["one", "all"])
+def test_nodes_that_cannot_say_how_good_they_are_end_no_run(
+    run, plants, misbehave, rewrite, silent: list[int]
+) -> None:
+    def emptied(content: RecordDict) -> None:
+        said = json.loads(content["about"]["results"])
+        nothing = {"mean": {}, "objects": {}}
+        content["about"]["results"] = json.dumps({**said, "federated": nothing, "local": nothing})
+
+    nodes = [{"partition-id": i, "data-root": str(root)} for i, root in enumerate(plants)]
+    app = misbehave({}, dict.fromkeys(silent, rewrite(emptied)))
+    done = run(client_app=app, nodes=nodes, clients=2, data__shared=False, data__root="")
+    assert done.metrics["refused"] == []
+    assert ("image_auroc" in done.metrics["federated"]) == (len(silent) == 1)
+    assert (done.out / "report.html").is_file()
