@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 
 from fl.messages import FAILURE
 
+LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 POLL = 1.0  # seconds between two looks for answers
+TRIES = 3  # times that a message is sent, where the SuperLink went away in the middle of it
 GONE = "it went away and did not come back in time"
 
 log = logging.getLogger("flwr")  # what `flwr run --stream` shows
@@ -45,6 +48,7 @@ class _Asked:
     message: Message
     activated: str  # when the node last came, as the SuperLink says; "" where it does not
     gone: bool = False
+    spoiled: int = 0  # answers that were lost on their way
 
 
 class Exchange(Grid):
@@ -111,6 +115,11 @@ class Exchange(Grid):
             asked.gone = True
             log.warning("node %s has gone; it is asked again if it comes back", node)
             return
+        if reply.has_error() and reply.error.code in LOST and asked.spoiled < TRIES - 1:
+            asked.spoiled += 1
+            log.warning("the answer of node %s was lost, and it is asked again", node)
+            self._ask_again(node)
+            return
         if reply.has_error() and reply.metadata.src_node_id != node:  # the SuperLink speaks for it
             reply = Message(reply.error, reply_to=asked.message)
         answers[node] = reply
@@ -132,7 +141,7 @@ class Exchange(Grid):
         for node, asked in self._asked.items():
             if node in here and here[node] != asked.activated:
                 asked.activated, asked.gone = here[node], False
-                again.append((node, asked))
+                again.append(node)
         gone = [node for node, asked in self._asked.items() if asked.gone]
         nodes = self.roster.nodes
         new = sorted(set(here) - set(nodes))
@@ -140,15 +149,31 @@ class Exchange(Grid):
             asked = self._asked.pop(old)
             self._asked[node] = _Asked(asked.message, here[node])
             nodes[nodes.index(old)] = node
-            again.append((node, self._asked[node]))
-        for node, asked in again:
+            again.append(node)
+        for node in again:
             log.warning("node %s has come back, and is asked again", node)
-            last = asked.message
-            asked.message = Message(last.content, node, last.metadata.message_type)
             self.roster.silent.discard(node)
-        self._push([asked.message for _, asked in again])
+            self._ask_again(node)
+
+    def _ask_again(self, node: int) -> None:
+        self._asked[node].message = _copy(self._asked[node].message, node)
+        self._push([self._asked[node].message])
 
     def _push(self, messages: list[Message]) -> None:
+        """Send messages; again, as new ones, where a SuperLink that restarts lost track of them."""
+        for left in reversed(range(TRIES)):
+            try:
+                self._push_once(messages)
+                return
+            except ObjectPushError:
+                if not left:
+                    raise
+                time.sleep(POLL)
+                messages = [_copy(m, m.metadata.dst_node_id) for m in messages]
+                for message in messages:
+                    self._asked[message.metadata.dst_node_id].message = message
+
+    def _push_once(self, messages: list[Message]) -> None:
         for message_id, message in zip(self._grid.push_messages(messages), messages, strict=True):
             node = message.metadata.dst_node_id
             if message_id:
@@ -189,3 +214,8 @@ class Exchange(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return self._grid.pull_messages(message_ids)
+
+
+def _copy(message: Message, node: int) -> Message:
+    """The same message anew, to a node."""
+    return Message(message.content, node, message.metadata.message_type)

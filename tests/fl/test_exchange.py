@@ -9,6 +9,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ class Plant:
         dies, returns: seconds at which it goes and comes; it forgets what it was asked.
         noticed: seconds until the SuperLink sees that it has gone.
         fails: it answers that it could not.
+        loses: so many of its answers are lost on their way.
     """
 
     takes: float | None = 5.0
@@ -37,6 +39,7 @@ class Plant:
     born: float = 0.0
     noticed: float = 60.0
     fails: bool = False
+    loses: int = 0
     name: str = ""
 
     def there(self, now: float) -> bool:
@@ -62,6 +65,7 @@ class PlayedGrid(Grid):
     now: float = 0.0
     asked: dict[str, tuple[int, float, Message]] = field(default_factory=dict)
     pushes: list[int] = field(default_factory=list)
+    breaks: int = 0  # so many times, what is sent is lost in the middle
 
     def monotonic(self) -> float:
         return self.now
@@ -78,6 +82,9 @@ class PlayedGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []
+        if self.breaks:
+            self.breaks -= 1
+            raise ObjectPushError("an object", 1, "a session")
         for message in messages:
             node = message.metadata.dst_node_id
             message.metadata.__dict__["_message_id"] = f"m{len(self.pushes)}"
@@ -91,7 +98,13 @@ class PlayedGrid(Grid):
         for message_id in message_ids:
             node, asked, message = self.asked[message_id]
             plant = self.plants[node]
-            if plant.answers(asked, self.now):
+            if plant.answers(asked, self.now) and plant.loses:
+                plant.loses -= 1
+                error = Error(ErrorCode.MESSAGE_UNAVAILABLE, "objects are unavailable")
+                reply = Message(error, reply_to=message)
+                reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+                replies.append(reply)
+            elif plant.answers(asked, self.now):
                 record = "failure" if plant.fails else "about"
                 content = RecordDict({record: ConfigRecord({"node": node})})
                 replies.append(Message(content, reply_to=message))
@@ -125,8 +138,10 @@ class Played:
 def play(identity, monkeypatch) -> Callable[..., Played]:
     """play({node: plant}, needed): ask the three nodes."""
 
-    def go(plants: dict[int, Plant], needed: int = 3, roster: Roster | None = None) -> Played:
-        grid = PlayedGrid({n: Plant() for n in NODES} | plants)
+    def go(
+        plants: dict[int, Plant], needed: int = 3, roster: Roster | None = None, breaks: int = 0
+    ) -> Played:
+        grid = PlayedGrid({n: Plant() for n in NODES} | plants, breaks=breaks)
         clock = SimpleNamespace(monotonic=grid.monotonic, sleep=grid.sleep)
         monkeypatch.setattr(exchange, "time", clock)
         roster = roster or Roster(list(NODES))
@@ -170,6 +185,21 @@ def test_a_node_that_comes_in_the_stead_of_another_takes_its_place(play) -> None
     played = play({12: Plant(dies=3.0), 99: Plant(born=30.0)})
     assert played.answered == [11, 13, 99]
     assert played.roster.nodes == [11, 99, 13]
+
+
+def test_what_a_restart_lost_on_its_way_is_sent_again(play) -> None:
+    played = play({}, breaks=2)
+    assert (played.answered, played.grid.pushes) == (NODES, NODES)
+    with pytest.raises(ObjectPushError):
+        play({}, breaks=3)
+
+
+@pytest.mark.parametrize(("loses", "answered"), [(1, NODES), (2, NODES), (3, [11, 13])])
+def test_a_node_whose_answer_was_lost_is_asked_again(play, loses: int, answered: list) -> None:
+    played = play({12: Plant(loses=loses)}, needed=2)
+    assert played.answered == answered
+    assert played.grid.pushes.count(12) == min(loses + 1, 3)
+    assert played.gone == [n for n in NODES if n not in answered]
 
 
 def test_a_newcomer_is_not_asked_while_all_are_there(play) -> None:
