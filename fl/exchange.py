@@ -160,26 +160,42 @@ class Exchange(Grid):
         self._push([self._asked[node].message])
 
     def _push(self, messages: list[Message]) -> None:
-        """Send messages; again, as new ones, where a SuperLink that restarts lost track of them."""
-        for left in reversed(range(TRIES)):
-            try:
-                self._push_once(messages)
-                return
-            except ObjectPushError:
-                if not left:
-                    raise
-                time.sleep(POLL)
-                messages = [_copy(m, m.metadata.dst_node_id) for m in messages]
-                for message in messages:
-                    self._asked[message.metadata.dst_node_id].message = message
+        """Send messages; those that the SuperLink does not take again, as new ones.
 
-    def _push_once(self, messages: list[Message]) -> None:
-        for message_id, message in zip(self._grid.push_messages(messages), messages, strict=True):
+        One that restarts meanwhile refuses a message that it has half of, or loses track of one
+        that it has. It forgets halves after three minutes; a node that waits for one is free then.
+        """
+        for left in reversed(range(TRIES)):
+            messages = self._push_once(messages, last=not left)
+            if not messages:
+                return
+            time.sleep(POLL)
+            messages = [_copy(message, message.metadata.dst_node_id) for message in messages]
+            for message in messages:
+                self._asked[message.metadata.dst_node_id].message = message
+
+    def _push_once(self, messages: list[Message], last: bool) -> list[Message]:
+        """Send messages; returns those that were not taken, or at last books their nodes as gone.
+
+        Raises:
+            ObjectPushError: at last, where the SuperLink has lost track of them.
+        """
+        try:
+            ids = list(self._grid.push_messages(messages))
+        except ObjectPushError:
+            if last:
+                raise
+            return messages
+        refused = []
+        for message_id, message in zip(ids, messages, strict=True):
             node = message.metadata.dst_node_id
             if message_id:
                 self._sent[message_id] = node
-            else:  # it signed off, and the SuperLink knows it no more
+            elif last:  # it signed off, and the SuperLink knows it no more
                 self._asked[node].gone = True
+            else:
+                refused.append(message)
+        return refused
 
     def _look_around(self) -> dict[int, str]:
         """Node -> when it last came, of all that are there."""

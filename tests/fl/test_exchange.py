@@ -66,6 +66,7 @@ class PlayedGrid(Grid):
     asked: dict[str, tuple[int, float, Message]] = field(default_factory=dict)
     pushes: list[int] = field(default_factory=list)
     breaks: int = 0  # so many times, what is sent is lost in the middle
+    refuses: int = 0  # so many messages are not taken
 
     def monotonic(self) -> float:
         return self.now
@@ -87,6 +88,10 @@ class PlayedGrid(Grid):
             raise ObjectPushError("an object", 1, "a session")
         for message in messages:
             node = message.metadata.dst_node_id
+            if self.refuses:
+                self.refuses -= 1
+                ids.append("")
+                continue
             message.metadata.__dict__["_message_id"] = f"m{len(self.pushes)}"
             self.pushes.append(node)
             self.asked[message.metadata.message_id] = (node, self.now, message)
@@ -139,9 +144,12 @@ def play(identity, monkeypatch) -> Callable[..., Played]:
     """play({node: plant}, needed): ask the three nodes."""
 
     def go(
-        plants: dict[int, Plant], needed: int = 3, roster: Roster | None = None, breaks: int = 0
+        plants: dict[int, Plant],
+        needed: int = 3,
+        roster: Roster | None = None,
+        **grid_: int,
     ) -> Played:
-        grid = PlayedGrid({n: Plant() for n in NODES} | plants, breaks=breaks)
+        grid = PlayedGrid({n: Plant() for n in NODES} | plants, **grid_)
         clock = SimpleNamespace(monotonic=grid.monotonic, sleep=grid.sleep)
         monkeypatch.setattr(exchange, "time", clock)
         roster = roster or Roster(list(NODES))
@@ -192,6 +200,12 @@ def test_what_a_restart_lost_on_its_way_is_sent_again(play) -> None:
     assert (played.answered, played.grid.pushes) == (NODES, NODES)
     with pytest.raises(ObjectPushError):
         play({}, breaks=3)
+
+
+def test_messages_that_are_not_taken_are_sent_again_and_then_their_nodes_have_gone(play) -> None:
+    assert play({}, refuses=4).answered == NODES
+    played = play({}, needed=1, refuses=3 + 3 + 1)
+    assert (played.answered, played.gone) == ([12, 13], [11])
 
 
 @pytest.mark.parametrize(("loses", "answered"), [(1, NODES), (2, NODES), (3, [11, 13])])

@@ -214,10 +214,13 @@ def test_two_runs_at_once_and_the_superlink_s_restart_between_train_and_evaluate
     plants = federation()
     plants.start_superlink()
     plants.start_nodes(2)
+    for number in range(2):
+        plants.hold(f"evaluate-{number}")
     runs = {name: plants.run_meanwhile(name, clients=2, seed=s) for name, s in SEEDS.items()}
     for name in SEEDS:
         until((plants.folder / name / "round.json").exists, f"the merge of {name}")
-        break  # whichever way the other one stands
+    until((plants.signals / "evaluate-0").exists, "the evaluation of one of them")
+    time.sleep(5)  # the other's messages are on the SuperLink, and wait for the nodes
     home = plants.folder / "server"
     end_family(plants.process(home, "superlink").pid)
     time.sleep(3)
@@ -226,6 +229,8 @@ def test_two_runs_at_once_and_the_superlink_s_restart_between_train_and_evaluate
     with ExitStack() as stack:
         again = serve(command, home, port, time.monotonic() + 60)
         stack.callback(end, again)
+        for number in range(2):
+            plants.release(f"evaluate-{number}")
         for name, wait in runs.items():
             ended = wait()
             assert ended.ok, (name, ended.error)
