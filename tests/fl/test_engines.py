@@ -44,6 +44,17 @@ def test_demo_is_the_same_to_the_byte_in_this_process_and_on_ray(tmp_path: Path)
     assert all((here / name).read_bytes() == (ray / name).read_bytes() for name in maps)
 
 
+def test_the_config_that_is_deployed_gives_the_same_bank_on_ray(run, flat, tmp_path: Path) -> None:
+    """With test_deployment's inline and deployed runs of it: one config, three ways, one bank."""
+    inline, out = run(clients=2).out, tmp_path / "ray"
+    given = flat(clients=2, engine="ray", out=str(out))
+    words = [w for k, v in given.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+    ended = fedpatchcore("simulate", *words)
+    assert ended.returncode == 0, ended.stderr
+    for name in ("model.safetensors", "partition.json", "scores.csv"):
+        assert (inline / name).read_bytes() == (out / name).read_bytes(), name
+
+
 def test_client_that_fails_on_ray_ends_the_command_with_its_own_words(
     parts: Path, cache: Path, settings, tmp_path: Path
 ) -> None:
