@@ -19,7 +19,13 @@ import psutil
 from fl.admission import Place, admit
 from fl.config import ConfigError, Scalar
 from fl.processes import POLL, EngineError, alive, end, end_family, free_port, start
-from fl.roles import serverapp_command, superlink_command, supernode_command
+from fl.roles import (
+    CERTIFICATE,
+    NODE_KEY,
+    serverapp_command,
+    superlink_command,
+    supernode_command,
+)
 from fl.submission import RunEnd, Show, submit
 from fl.superlink import LOG, START_LIMIT, connect, healthy, serve
 
@@ -65,9 +71,16 @@ class Plan:
         """Refuse a plan that would let strangers in, or the SuperLink's own machine out.
 
         Raises:
-            ConfigError: it listens on one address that is not loopback, where the ServerApp and
-                the command line do not reach it; or on all of them, and asks for no key.
+            ConfigError: a certificate or key that it needs is missing; it listens on one address
+                that is not loopback, where the ServerApp and the command line do not reach it; or
+                on all of them, and asks for no key.
         """
+        if self.certs:
+            needed = [f"{self.node_certs(config)}/{NODE_KEY}" for config in self.nodes]
+            needed += [] if self.join else [f"{self.superlink_certs()}/{CERTIFICATE}"]
+            for path in needed:
+                if not Path(path).is_file():
+                    raise ConfigError(f"--certs: {path} is missing; `fedpatchcore certs` makes it")
         if self.join or self.host in LOOPBACK:
             return
         if self.host not in EVERYWHERE:

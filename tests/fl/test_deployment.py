@@ -87,7 +87,9 @@ def test_nodes_take_the_gpus_of_their_machine_in_turn(tmp_path, monkeypatch) -> 
     ("words", "said"),
     [
         (["up", "--host", "0.0.0.0"], "so it needs --certs"),
-        (["up", "--host", "10.0.0.7", "--certs", "certs"], "listens there alone (127.0.0.1) or"),
+        (["up", "--host", "10.0.0.7"], "listens there alone (127.0.0.1) or"),
+        (["up", "--certs", "nowhere", "--nodes", "1"], "nowhere/node-0/node.key is missing;"),
+        (["up", "--certs", "nowhere", "--nodes", "0"], "nowhere/superlink/server.pem is missing;"),
         (["up", "--data", "nowhere"], "--data nowhere is not a folder"),
         (["submit"], "`fedpatchcore deploy up` first"),
         (["submit", "--superlink", "127.0.0.1:9"], "127.0.0.1:9 does not answer"),
