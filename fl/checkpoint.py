@@ -4,22 +4,20 @@ model.safetensors is the model already, but for its thresholds; round.json says 
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fl.config import ConfigError
-from fl.messages import Upload
+from fl.messages import Sender, Upload
 from fl.strategy import FederatedPatchCore
-from src.banks import ClientBank
+from src.banks import ClientBank, Holding
 from src.files import write_whole
 from src.merge import MergedBank
 from src.models.model_file import ModelFile
 
 MODEL, ROUND = "model.safetensors", "round.json"
-VERSION = 1
+VERSION = 2
 
 
 def keep_merge(strategy: FederatedPatchCore, out: Path) -> None:
@@ -29,13 +27,22 @@ def keep_merge(strategy: FederatedPatchCore, out: Path) -> None:
     strategy.model.as_file(banks, {}).write(out / MODEL)
     content = {
         "version": VERSION,
+        "round": strategy.done,
         "uploads": [_described(upload) for _, upload in sorted(strategy.uploads.items())],
-        "upload_bytes": [list(pair) for pair in sorted(strategy.upload_bytes.items())],
+        "clients": {
+            client: {
+                "rows": strategy.sent[client],
+                "bytes": strategy.intake.upload_bytes[client],
+                "seconds": strategy.client_seconds[client],
+            }
+            for client in sorted(strategy.uploads)
+        },
         "merged": {
             name: {"radius": bank.radius, "radius_bound": bank.radius_bound}
             for name, bank in strategy.merged.items()
         },
-        "refused": strategy.refused,
+        "stages": strategy.intake.stages,
+        "refused": strategy.intake.refused,
         "seconds": strategy.seconds,
     }
     write_whole(out / ROUND, json.dumps(content, indent=1) + "\n")
@@ -61,28 +68,36 @@ def take_up_merge(strategy: FederatedPatchCore, out: Path) -> None:
     ours = strategy.model.backbone.fingerprint
     if model.fingerprint != ours:
         raise ConfigError(f"{out} is of another backbone ({model.fingerprint}, here {ours})")
-    strategy.uploads = {given["client"]: _upload(given) for given in content["uploads"]}
-    strategy.upload_bytes = dict(content["upload_bytes"])
     strategy.merged = {
         name: MergedBank(model.banks[name], radii["radius"], radii["radius_bound"])
         for name, radii in content["merged"].items()
     }
-    strategy.refused = content["refused"]
+    # a round that took in new images comes after the others again
+    strategy.done = min(content["round"], strategy.settings.num_server_rounds)
+    uploads = [_upload(given, strategy.merged) for given in content["uploads"]]
+    strategy.uploads = {upload.sender.client: upload for upload in uploads}
+    clients = {int(client): given for client, given in content["clients"].items()}
+    strategy.sent = {client: given["rows"] for client, given in clients.items()}
+    strategy.intake.upload_bytes = {client: given["bytes"] for client, given in clients.items()}
+    strategy.client_seconds = {client: given["seconds"] for client, given in clients.items()}
+    strategy.intake.stages = content["stages"]
+    strategy.intake.refused = content["refused"]
     strategy.seconds = content["seconds"]
 
 
 def _described(upload: Upload) -> dict[str, Any]:
     banks = {
-        name: {**asdict(bank), "features": [*bank.features.shape, str(bank.features.dtype)]}
+        name: {"radius": bank.radius, "share_radius": bank.share_radius, **vars(bank.holding)}
         for name, bank in upload.banks.items()
     }
-    return {**vars(upload), "banks": banks}
+    return {**vars(upload.sender), "banks": banks}
 
 
-def _upload(given: dict[str, Any]) -> Upload:
+def _upload(given: dict[str, Any], merged: Mapping[str, MergedBank]) -> Upload:
+    """What a client sent, without its rows: what it holds lies around the merged bank."""
     banks = {}
-    for name, fields in given["banks"].items():
-        rows, dim, dtype = fields.pop("features")
-        absent = np.broadcast_to(np.zeros(1, dtype), (rows, dim))  # its shape without its memory
-        banks[name] = ClientBank(features=absent, **fields)
-    return Upload(**{**given, "banks": banks})
+    for name, fields in given.pop("banks").items():
+        holding = Holding(fields["images"], fields["patches"], fields["share"])
+        nothing, bound = merged[name].features[:0], merged[name].radius_bound
+        banks[name] = ClientBank(nothing, bound, fields["share_radius"], holding)
+    return Upload(Sender(**given), banks)

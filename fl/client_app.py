@@ -11,40 +11,61 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl.client_state import (
+    recall_known,
+    recall_own,
+    recall_sent,
+    remember_found,
+    remember_own,
+    remember_sent,
+    take_found,
+)
 from fl.config import ConfigError, Settings, check_settings
 from fl.messages import (
+    ALLOWANCE,
     BANKS,
     CONFIG,
+    ROUND,
     TICKET,
+    Prospect,
     Results,
+    Sender,
     Side,
     Upload,
-    pack_banks,
     pack_failure,
+    pack_prospect,
     pack_results,
     pack_upload,
+    unpack_allowance,
     unpack_banks,
+    unpack_terms,
 )
 from fl.progress import reporter
 from fl.setup import SCORES, Split, build_model, cpu_threads, open_split
-from src.banks import ClientBank
+from src.banks import Survey
 from src.client import (
     SHARED,
+    Candidates,
+    OwnBank,
     Stage,
     by_bank,
     by_object,
     calibrate_with,
+    code_bank,
     extract_features,
+    find_candidates,
+    holding_of,
     score_with,
-    select_bank,
 )
+from src.data import InspectionDataset
 from src.data.partition import Partition
 from src.evaluation.scored import evaluate, mean_figures
 
-LOCAL = "local-banks"  # the client's own banks, kept in its context from train to evaluate
+REACH = 3.0  # a client looks for so many times the rows that a proportional budget gives it
+NO_CURVE = (np.empty(0, np.int64), np.empty(0))
 PARTITION = "partition.json"
 
 log = logging.getLogger("flwr")  # what a SuperNode's own log shows
@@ -74,6 +95,26 @@ class Node:
         if self.workspace is None:
             return self.whole
         return self.whole.share(Partition.load(self.workspace / PARTITION), self.number)
+
+    def extract(self, clock: "Clock") -> None:
+        """Put the features of its training images into the cache.
+
+        Raises:
+            CannotTakePart: there are none.
+        """
+        if not len(self.own.train):
+            raise CannotTakePart("it holds no training images")
+        extract_features(self.model, self.own.train, self.progress("features"))
+        clock.lap("features")
+
+    def banks(self) -> dict[str, InspectionDataset]:
+        """The training images of each bank that it has a part in."""
+        return by_bank(self.own.train, self.settings.model_scope)
+
+    def sender(self, clock: "Clock") -> Sender:
+        """Who it is, and how long it took."""
+        fingerprint = self.model.backbone.fingerprint
+        return Sender(self.number, fingerprint, version("fedpatchcore"), clock.laps)
 
     def bank_of(self, name: str) -> str:
         """The bank that scores an object."""
@@ -122,20 +163,42 @@ def _sayable(error: Exception, message: Message) -> str:
     return f"{kind} (the node's own log says more)"
 
 
+@app.query()
+@answering
+def survey(node: Node, message: Message, context: Context) -> RecordDict:
+    """Say what this client holds of each bank and, if asked, how many rows would cover how much."""
+    clock = Clock()
+    node.extract(clock)
+    if unpack_terms(message.content[ROUND])["curves"]:  # type: ignore[arg-type]
+        found = find(node, message, context)
+        remember_found(context, found)
+        surveys = {name: candidates.survey() for name, candidates in found.items()}
+    else:
+        surveys = {
+            name: Survey(holding_of(node.model, images), *NO_CURVE)
+            for name, images in node.banks().items()
+        }
+    clock.lap("coreset")
+    return pack_prospect(Prospect(node.sender(clock), surveys))
+
+
 @app.train()
 @answering
 def train(node: Node, message: Message, context: Context) -> RecordDict:
-    """Extract features, select a bank for each object held, send them."""
-    if not len(node.own.train):
-        raise CannotTakePart("it holds no training images")
+    """Select a bank for each object held, send as much of it as the budget gives."""
     clock = Clock()
-    extract_features(node.model, node.own.train, node.progress("features"))
-    clock.lap("features")
-    banks = _select(node)
+    node.extract(clock)
+    found = take_found(context) or find(node, message, context)
+    rows = allowed(node, message, found)
+    own = own_banks(node, context, found)
+    coded = {
+        name: code_bank(candidates, rows[name], node.settings.coding, own[name].radius)
+        for name, candidates in found.items()
+    }
+    remember_sent(context, node.settings.coding, found, coded)
     clock.lap("coreset")
-    context.state[LOCAL] = pack_banks(_shares(banks))
-    fingerprint = node.model.backbone.fingerprint
-    return pack_upload(Upload(node.number, fingerprint, version("fedpatchcore"), banks, clock.laps))
+    upload = Upload(node.sender(clock), {name: each.bank for name, each in coded.items()})
+    return pack_upload(upload, {name: each.parts for name, each in coded.items()})
 
 
 @app.evaluate()
@@ -146,13 +209,17 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     clock = Clock()
     extract_features(node.model, node.own.test, node.progress("test features"))
     clock.lap("features")
+    known = recall_known(context)
     calibrations = {
-        name: calibrate_with(node.model, merged[name], images, node.progress)
-        for name, images in by_bank(node.own.train, node.settings.model_scope).items()
+        name: calibrate_with(node.model, merged[name], images, known.get(name), node.progress)
+        for name, images in node.banks().items()
         if name in merged
     }
     federated = score_objects(node, merged, node.own, "federated")
     clock.lap("evaluate")
+    own = own_banks(node, context) if node.settings.evaluate_baselines else {}
+    local = score_objects(node, {n: b.rows for n, b in own.items()}, node.whole, "local")
+    clock.lap("local")
     results: Results = {
         "client": node.number,
         "federated": federated,
@@ -163,35 +230,67 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
         "seconds": clock.laps,
     }
     if node.settings.evaluate_baselines:
-        results["local"] = score_objects(node, own_banks(node, context), node.whole, "local")
-        results["local_images"] = len(node.whole.test)
+        results["local"], results["local_images"] = local, len(node.whole.test)
     return pack_results(results)
 
 
-def own_banks(node: Node, context: Context) -> dict:
+def find(node: Node, message: Message, context: Context) -> dict[str, Candidates]:
+    """What this client could send of each bank, beside what is there already.
+
+    Raises:
+        CannotTakePart: a later round's selection that the client has forgotten.
+    """
+    settings = node.settings
+    first = unpack_terms(message.content[ROUND])["number"] == 1  # type: ignore[arg-type]
+    surveyed = message.metadata.message_type != MessageType.TRAIN or ALLOWANCE in message.content
+    if not first and message.metadata.message_type == MessageType.TRAIN:
+        raise CannotTakePart("it was started anew within a round, which it sits out")
+    reach = (REACH if surveyed else 1.0) * settings.merge_oversample / settings.num_server_rounds
+    there = unpack_banks(message.content[BANKS]) if BANKS in message.content else {}  # type: ignore[arg-type]
+    sent = recall_sent(context)
+    covered = {
+        name: np.concatenate([rows, sent[name]]) if name in sent else rows
+        for name, rows in there.items()
+    }
+    return {
+        name: find_candidates(
+            node.model,
+            images,
+            reach if name in covered else max(1.0, reach),  # its own bank is among the first ones
+            covered.get(name),
+            node.progress,
+        )
+        for name, images in node.banks().items()
+    }
+
+
+def allowed(node: Node, message: Message, found: Mapping[str, Candidates]) -> dict[str, int]:
+    """Rows of each bank that this client may send: as the server says, or in proportion."""
+    settings = node.settings
+    if ALLOWANCE in message.content:
+        given = unpack_allowance(message.content[ALLOWANCE])  # type: ignore[arg-type]
+        return {name: given.get(name, 0) for name in found}
+    part = settings.merge_oversample * settings.model_coreset_percentage
+    part = min(1.0, part) / settings.num_server_rounds
+    return {
+        name: max(1, round(part * candidates.holding.patches)) for name, candidates in found.items()
+    }
+
+
+def own_banks(
+    node: Node, context: Context, found: Mapping[str, Candidates] | None = None
+) -> dict[str, OwnBank]:
     """The client's own banks: as it made them, or again where the node has forgotten them.
 
     A SuperNode that was started anew has, and so has every node when a run is resumed.
     """
-    if LOCAL in context.state:
-        return unpack_banks(context.state[LOCAL])  # type: ignore[arg-type]
-    return _shares(_select(node))
-
-
-def _select(node: Node) -> dict[str, ClientBank]:
-    """A bank for each object held, or one for all."""
-    settings = node.settings
-    return {
-        name: select_bank(
-            node.model, images, settings.merge_oversample, settings.merge_encoding, node.progress
-        )
-        for name, images in by_bank(node.own.train, settings.model_scope).items()
-    }
-
-
-def _shares(banks: Mapping[str, ClientBank]) -> dict[str, np.ndarray]:
-    """What the client would keep of each bank by itself."""
-    return {name: bank.features[: bank.share] for name, bank in banks.items()}
+    own = recall_own(context)
+    for name, images in node.banks().items():
+        if name not in own:
+            fresh = found[name] if found and np.isinf(found[name].before) else None
+            own[name] = (fresh or find_candidates(node.model, images)).own()
+    remember_own(context, own)
+    return own
 
 
 def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:

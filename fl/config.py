@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from src.budget import Budget
+from src.coding import Coding, Encoding
+
 Scalar = str | int | float | bool
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -62,7 +65,8 @@ class Settings(BaseModel):
     clients: int = _key("clients", ge=0)
     min_clients: int = _key("min-clients", ge=0)
     timeout: int = _key("timeout", ge=1)
-    num_server_rounds: int = _key("num-server-rounds", ge=1, le=1)
+    # in rounds after the first, clients send only what the merged bank does not cover yet
+    num_server_rounds: int = _key("num-server-rounds", ge=1, le=64)
     # ray: Flower's simulation engine; inline: this process, one client after another
     engine: Literal["ray", "inline"] = _key("engine")
     cpus_per_client: int = _key("cpus-per-client", ge=1)
@@ -72,7 +76,7 @@ class Settings(BaseModel):
     # go on from the merged bank that an earlier run left in `out`
     resume: bool = _key("resume")
 
-    data_kind: Literal["synthetic", "autovi", "folder"] = _key("data.kind")
+    data_kind: Literal["visa", "synthetic", "autovi", "folder"] = _key("data.kind")
     data_root: AbsolutePath = _key("data.root")
     # comma-separated, or all
     data_objects: str = _key("data.objects", min_length=1)
@@ -107,9 +111,13 @@ class Settings(BaseModel):
     # that features may take while a client selects; 0: 2048 on a CPU, 60 % of a GPU's free memory
     model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=0)
 
-    # rows a client sends, as a multiple of its share of the budget
+    # rows that the clients send in all rounds together, as a multiple of the merged bank's
     merge_oversample: float = _key("merge.oversample", ge=1)
-    merge_encoding: Literal["float16", "float32"] = _key("merge.encoding")
+    # who sends how many of them in the first round; later ones go by radius
+    merge_budget: Budget = _key("merge.budget")
+    # how rows travel; components: principal components a row is sent by, 0 for its own values
+    merge_encoding: Encoding = _key("merge.encoding")
+    merge_components: int = _key("merge.components", ge=0)
     # what one client may send at most; more is refused before it is looked at
     merge_max_rows: int = _key("merge.max-rows", ge=1)
     merge_max_mb: int = _key("merge.max-mb", ge=1)
@@ -118,6 +126,8 @@ class Settings(BaseModel):
     evaluate_baselines: bool = _key("evaluate.baselines")
     evaluate_false_alarm_rate: float = _key("evaluate.false-alarm-rate", gt=0, lt=1)
     evaluate_maps: bool = _key("evaluate.maps")
+    # a folder where centralized baselines are kept, for other runs of the same data and model
+    evaluate_baseline_dir: AbsolutePath = _key("evaluate.baseline-dir")
 
     # features and generated data; "": the user's cache folder
     cache_dir: AbsolutePath = _key("cache.dir")
@@ -126,6 +136,11 @@ class Settings(BaseModel):
     def cache(self) -> Path:
         """The cache folder."""
         return Path(self.cache_dir or platformdirs.user_cache_dir("fedpatchcore"))
+
+    @property
+    def coding(self) -> Coding:
+        """How rows travel from clients to the server."""
+        return Coding(self.merge_encoding, self.merge_components)
 
     @property
     def image_size(self) -> tuple[int, int] | None:

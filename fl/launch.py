@@ -11,12 +11,12 @@ from fl.client_app import app as client_app
 from fl.config import CHECKOUT, ConfigError, Scalar, Settings
 from fl.deployment import Plan, run_deployment, standing
 from fl.inline import run_inline
+from fl.intake import RoundFailed
 from fl.processes import private_home
 from fl.run_directory import held
 from fl.server_app import app as server_app
 from fl.setup import clear_scratch
 from fl.simulation import available_cpus, run_simulation
-from fl.strategy import RoundFailed
 from fl.submission import RunEnd, submit
 
 BASELINES = 4  # a run may take this many times its timeout: two exchanges, merge and baselines

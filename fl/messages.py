@@ -1,9 +1,13 @@
-"""The wire format: what the messages of a round carry. No other module knows it.
+"""The wire format: what the messages of a run carry. No other module knows it.
 
-- train, to a client: `config`, the settings, and `ticket`, which names the exchange;
-- its answer: `banks`, the rows of each bank in half precision, and `about`, counts and radii;
-- evaluate, to a client: `config`, `ticket`, and `banks`, the merged rows;
-- its answer: `about`, figures and score quantiles as JSON;
+- every request: `config`, the settings; `ticket`, which names the exchange; `round`, its number;
+- query, to a client: `banks`, the merged rows so far, if there are any; its answer: `about`, what
+  it holds of each bank, and the radius curve of what it could send;
+- train, to a client: `allowance`, rows that it may send, where the server sets that; its answer:
+  `banks`, the coded rows of each bank, records with what decodes them, and `about`, counts and
+  radii;
+- evaluate, to a client: `banks`, the merged rows; its answer: `about`, figures and score quantiles
+  as JSON;
 - a client that could not do its part answers with `failure`, its number and the reason;
 - each answer gives the `ticket` back, so that one from another time is known for what it is.
 
@@ -30,35 +34,67 @@ from pydantic import (
 )
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
-from src.banks import QUANTILES, BankRefused, ClientBank
+from src.banks import QUANTILES, BankRefused, ClientBank, Holding, Survey
+from src.budget import CURVE_POINTS
+from src.coding import BASIS, CODES, MEAN, OFFSET, STEP, Coding, Parts, decode
 
-CONFIG, BANKS, ABOUT, FAILURE, TICKET = "config", "banks", "about", "failure", "ticket"
+CONFIG, ABOUT, FAILURE, TICKET, ROUND = "config", "about", "failure", "ticket", "round"
+BANKS, ALLOWANCE = CODES, "allowance"
+PARTS = (CODES, OFFSET, STEP, MEAN, BASIS)  # a record each, of arrays by bank
 HEADER_BYTES = 4096  # the header of an array of ours takes 128
 FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "aupro_0.05")
 BY_LIMIT, LIMIT = "au_spro", re.compile(r"\d\.\d{1,4}")
 LONGEST_NAME, LONGEST_REASON = 100, 2000  # characters
 LONGEST_RESULTS = 2**24  # characters; a thousand objects take two million
-COUNTS = ("share", "images", "patches")
+TRAIN_STAGES = ("features", "coreset")  # whose seconds a client tells
+EVALUATE_STAGES = ("features", "evaluate", "local")
+COUNTS = ("images", "patches", "share")
 RADII = ("radius", "share_radius")
 
 
 @dataclass(frozen=True)
-class Upload:
-    """A client's answer to the train message.
+class Sender:
+    """Who answers.
 
     Attributes:
         client: its number.
         fingerprint: of its backbone's weights.
         version: of its app.
-        banks: bank name -> coreset.
         seconds: stage -> how long it took.
     """
 
     client: int
     fingerprint: str
     version: str
-    banks: Mapping[str, ClientBank]
     seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A client's answer to the train message: bank name -> coreset."""
+
+    sender: Sender
+    banks: Mapping[str, ClientBank]
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A client's answer to the query: bank name -> what it holds and could send."""
+
+    sender: Sender
+    surveys: Mapping[str, Survey]
+
+
+class Terms(TypedDict):
+    """What a request says of its round.
+
+    Attributes:
+        number: of the round, from 1 on.
+        curves: whether a query asks for radius curves, and not only for what clients hold.
+    """
+
+    number: int
+    curves: bool
 
 
 def _is_name(text: str) -> str:
@@ -77,21 +113,8 @@ def _are_figures(found: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _are_stages(*stages: str) -> AfterValidator:
-    """How long these stages took, each of them."""
-
-    def check(found: dict[str, float]) -> dict[str, float]:
-        if found.keys() != set(stages) or min(found.values()) < 0:
-            raise ValueError(f"seconds of {list(found)}, not of {list(stages)}")
-        return found
-
-    return AfterValidator(check)
-
-
 Name = Annotated[str, AfterValidator(_is_name)]
 Figures = Annotated[dict[str, FiniteFloat | dict[str, FiniteFloat]], AfterValidator(_are_figures)]
-TrainSeconds = Annotated[dict[str, FiniteFloat], _are_stages("features", "coreset")]
-EvaluateSeconds = Annotated[dict[str, FiniteFloat], _are_stages("features", "evaluate")]
 
 
 class Side(TypedDict):
@@ -99,6 +122,16 @@ class Side(TypedDict):
 
     mean: Figures
     objects: dict[Name, Figures]
+
+
+class SurveyFields(TypedDict):
+    """A `src.banks.Survey`."""
+
+    images: NonNegativeInt
+    patches: NonNegativeInt
+    share: NonNegativeInt
+    counts: list[NonNegativeInt]
+    radii: list[FiniteFloat]
 
 
 class CalibrationFields(TypedDict):
@@ -115,13 +148,13 @@ class Results(TypedDict):
     client: NonNegativeInt
     federated: Side
     calibration: dict[Name, CalibrationFields]
-    seconds: EvaluateSeconds
+    seconds: NotRequired[dict[str, FiniteFloat]]
     local: NotRequired[Side]
     local_images: NotRequired[NonNegativeInt]
 
 
 RESULTS: TypeAdapter[Results] = TypeAdapter(Results)
-SECONDS: TypeAdapter[dict[str, float]] = TypeAdapter(TrainSeconds)
+SURVEYS: TypeAdapter[dict[str, SurveyFields]] = TypeAdapter(dict[Name, SurveyFields])
 
 
 class ClientFailed(RuntimeError):
@@ -142,16 +175,39 @@ def unpack_banks(record: ArrayRecord) -> dict[str, np.ndarray]:
     return {name: _rows(array) for name, array in record.items()}
 
 
-def check_size(record: ArrayRecord, max_rows: int, max_bytes: int) -> None:
+def pack_terms(terms: Terms) -> ConfigRecord:
+    """The record ROUND of a request."""
+    return ConfigRecord({"number": terms["number"], "curves": terms["curves"]})
+
+
+def unpack_terms(record: ConfigRecord) -> Terms:
+    """The inverse of `pack_terms`."""
+    return {"number": int(record["number"]), "curves": bool(record["curves"])}  # type: ignore[arg-type]
+
+
+def pack_allowance(rows: Mapping[str, int]) -> ConfigRecord:
+    """Bank name -> rows that a client may send, as a record."""
+    return ConfigRecord({"banks": list(rows), "rows": list(rows.values())})
+
+
+def unpack_allowance(record: ConfigRecord) -> dict[str, int]:
+    """The inverse of `pack_allowance`."""
+    given: dict[str, Any] = dict(record)
+    return dict(zip(given["banks"], given["rows"], strict=True))
+
+
+def check_size(content: RecordDict, max_rows: int, max_bytes: int) -> None:
     """Refuse banks larger than a client may send, by what their headers say; no array is made.
 
     Raises:
         BankRefused: too many rows or bytes, or arrays whose size cannot be read.
     """
     try:
-        size = banks_bytes(record)
+        arrays = [array for record in content.array_records.values() for array in record.values()]
+        size = sum(len(array.data) for array in arrays)
         within = size <= max_bytes
-        rows = sum((_header(array)[0] or (0,))[0] for array in record.values()) if within else 0
+        # of a basis, too, the first number is that of its rows
+        rows = sum((_header(array)[0] or (0,))[0] for array in arrays) if within else 0
     except Exception as error:
         raise _unreadable(error) from error
     if not within:
@@ -162,29 +218,63 @@ def check_size(record: ArrayRecord, max_rows: int, max_bytes: int) -> None:
         raise BankRefused(f"it sent {rows} rows, more than merge.max-rows = {max_rows}")
 
 
-def banks_bytes(record: ArrayRecord) -> int:
-    """Bytes of a record's arrays on the wire."""
-    return sum(len(array.data) for array in record.values())
+def wire_bytes(content: RecordDict) -> int:
+    """Bytes of a message's content on the wire: its arrays, and all that is said beside them."""
+    arrays = (array for record in content.array_records.values() for array in record.values())
+    said = [record for name, record in content.config_records.items() if name != CONFIG]
+    return sum(len(array.data) for array in arrays) + sum(len(r.deflate()) for r in said)
 
 
-def pack_upload(upload: Upload) -> RecordDict:
-    """The client's answer to the train message."""
-    names = list(upload.banks)
-    about: dict[str, object] = {
-        "client": upload.client,
-        "fingerprint": upload.fingerprint,
-        "version": upload.version,
-        "banks": names,
-        "seconds": json.dumps(dict(upload.seconds)),
+def pack_prospect(prospect: Prospect) -> RecordDict:
+    """The client's answer to the query."""
+    surveys = {
+        name: {**vars(survey.holding), "counts": survey.counts.tolist(), "radii": _short(survey)}
+        for name, survey in prospect.surveys.items()
     }
-    for field in (*COUNTS, *RADII):
+    about = {**_introduced(prospect.sender), "surveys": json.dumps(surveys)}
+    return RecordDict({ABOUT: ConfigRecord(about)})
+
+
+def unpack_prospect(content: RecordDict) -> Prospect:
+    """The inverse of `pack_prospect`.
+
+    Raises:
+        ClientFailed: the client answered that it could not.
+        BankRefused: the answer cannot be read, or is not what a client should answer.
+    """
+    _raise_failure(content)
+    try:
+        about: dict[str, Any] = dict(content[ABOUT])
+        surveys = {}
+        for name, given in SURVEYS.validate_json(about["surveys"]).items():
+            if max(len(given["counts"]), len(given["radii"])) > CURVE_POINTS + 2:
+                raise ValueError(f"a radius curve of {len(given['counts'])} points")
+            holding = Holding(given["images"], given["patches"], given["share"])
+            counts = np.array(given["counts"], np.int64)
+            surveys[name] = Survey(holding, counts, np.array(given["radii"], float))
+        return Prospect(_sender(about), surveys)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def pack_upload(upload: Upload, coded: Mapping[str, Parts]) -> RecordDict:
+    """The client's answer to the train message; `coded` are its banks' rows as they are sent."""
+    names = list(upload.banks)
+    about: dict[str, Any] = {**_introduced(upload.sender), "banks": names}
+    for field in COUNTS:
+        about[field] = [getattr(upload.banks[name].holding, field) for name in names]
+    for field in RADII:
         about[field] = [getattr(upload.banks[name], field) for name in names]
-    rows = pack_banks({name: bank.features for name, bank in upload.banks.items()})
-    return RecordDict({BANKS: rows, ABOUT: ConfigRecord(about)})  # type: ignore[arg-type]
+    content = RecordDict({ABOUT: ConfigRecord(about)})
+    for part in PARTS:
+        content[part] = pack_banks({n: parts[part] for n, parts in coded.items() if part in parts})
+    for part in [part for part in PARTS if not content[part] and part != CODES]:
+        del content[part]
+    return content
 
 
-def unpack_upload(content: RecordDict) -> Upload:
-    """The inverse of `pack_upload`.
+def unpack_upload(content: RecordDict, coding: Coding, dim: int) -> Upload:
+    """The inverse of `pack_upload`, the rows decoded.
 
     Raises:
         ClientFailed: the client answered that it could not.
@@ -193,19 +283,26 @@ def unpack_upload(content: RecordDict) -> Upload:
     _raise_failure(content)
     try:
         about: dict[str, Any] = dict(content[ABOUT])
-        rows = unpack_banks(content[BANKS])  # type: ignore[arg-type]
+        found = {part: unpack_banks(content[part]) for part in PARTS if part in content}  # type: ignore[arg-type]
         names = [_is_name(name) for name in about["banks"]]
+        rows = {
+            name: decode({p: at[name] for p, at in found.items() if name in at}, coding, dim)
+            for name in names
+        }
         banks = {name: _bank(about, rows[name], i) for i, name in enumerate(names)}
-        identity = (_number(about), str(about["fingerprint"]), str(about["version"]))
-        return Upload(*identity, banks, SECONDS.validate_json(about["seconds"]))
+        return Upload(_sender(about), banks)
+    except BankRefused:
+        raise
     except Exception as error:
         raise _unreadable(error) from error
 
 
 def pack_results(results: Results) -> RecordDict:
     """The client's answer to the evaluate message: plain figures, as JSON."""
-    about = {"client": results["client"], "results": json.dumps(results)}
-    return RecordDict({ABOUT: ConfigRecord(about)})  # type: ignore[arg-type]
+    said = {name: value for name, value in results.items() if name != "seconds"}
+    about: dict[str, Any] = {"client": results["client"], "results": json.dumps(said)}
+    about["seconds"] = _pack_seconds(results["seconds"], EVALUATE_STAGES)
+    return RecordDict({ABOUT: ConfigRecord(about)})
 
 
 def unpack_results(content: RecordDict) -> Results:
@@ -221,6 +318,7 @@ def unpack_results(content: RecordDict) -> Results:
         if len(text) > LONGEST_RESULTS:
             raise ValueError(f"its results are {len(text)} characters long")
         results = RESULTS.validate_json(text)
+        results["seconds"] = _unpack_seconds(content[ABOUT], EVALUATE_STAGES)
         if results["client"] != _number(content[ABOUT]):
             raise ValueError("its results are another client's")
         if ("local" in results) != ("local_images" in results):
@@ -270,6 +368,32 @@ def number_in(content: RecordDict) -> int | None:
         return None
 
 
+def _introduced(sender: Sender) -> dict[str, Any]:
+    return {**vars(sender), "seconds": _pack_seconds(sender.seconds, TRAIN_STAGES)}
+
+
+def _sender(about: Mapping[str, Any]) -> Sender:
+    identity = (_number(about), str(about["fingerprint"]), str(about["version"]))
+    return Sender(*identity, _unpack_seconds(about, TRAIN_STAGES))
+
+
+def _pack_seconds(seconds: Mapping[str, float], stages: tuple[str, ...]) -> list[float]:
+    """As numbers of fixed width: a message has the same size however long things took."""
+    return [float(seconds[stage]) for stage in stages]
+
+
+def _unpack_seconds(about: Mapping[str, Any], stages: tuple[str, ...]) -> dict[str, float]:
+    seconds = list(about["seconds"])
+    if not all(isinstance(took, float) and 0 <= took < math.inf for took in seconds):
+        raise ValueError(f"seconds that no stage takes: {seconds[:9]}")
+    return dict(zip(stages, seconds, strict=True))
+
+
+def _short(survey: Survey) -> list[float]:
+    """A curve's radii in six digits: they are estimates of what rows to ask for."""
+    return [float(f"{radius:.6g}") for radius in survey.radii]
+
+
 def _number(about: Mapping[str, Any]) -> int:
     number = about["client"]
     if not isinstance(number, int) or number < 0:
@@ -305,14 +429,13 @@ def _rows(array: Array) -> np.ndarray:
 
 
 def _bank(about: Mapping[str, Any], rows: np.ndarray, i: int) -> ClientBank:
-    fields: dict[str, Any] = {field: about[field][i] for field in (*COUNTS, *RADII)}
-    if not all(isinstance(fields[count], int) for count in COUNTS):
-        raise TypeError(f"counts must be whole numbers: {fields}")
-    if not all(isinstance(fields[radius], int | float) for radius in RADII):
-        raise TypeError(f"radii must be numbers: {fields}")
-    if not isinstance(rows, np.ndarray):
-        raise TypeError("its rows are not an array")
-    return ClientBank(features=rows, **fields)
+    counts = {field: about[field][i] for field in COUNTS}
+    radii = {field: about[field][i] for field in RADII}
+    if not all(isinstance(count, int) for count in counts.values()):
+        raise TypeError(f"counts must be whole numbers: {counts}")
+    if not all(isinstance(radius, int | float) for radius in radii.values()):
+        raise TypeError(f"radii must be numbers: {radii}")
+    return ClientBank(features=rows, holding=Holding(**counts), **radii)
 
 
 def _raise_failure(content: RecordDict) -> None:

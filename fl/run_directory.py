@@ -5,14 +5,16 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tomli_w
 
+from fl.baseline import Baseline
 from fl.checkpoint import MODEL
 from fl.client_app import PARTITION
 from fl.config import ConfigError, Settings
@@ -22,8 +24,10 @@ from src.client import SHARED, by_object, score_with
 from src.data import InspectionDataset
 from src.data.partition import Partition, partition_table
 from src.evaluation import save_maps
+from src.evaluation.clients import fairness, feature_shift, size_skew, value_skew
 from src.evaluation.report import ClientTable, ScoreRow, write_report
 from src.evaluation.scored import AnomalyMaps, Scored, evaluate, mean_figures
+from src.evaluation.summary import metric
 from src.files import write_whole
 from src.models import PatchCore
 from src.models.patchcore import Prediction
@@ -64,7 +68,8 @@ def write_run(
     model: PatchCore,
     strategy: FederatedPatchCore,
     data: Split | None,
-    sides: Mapping[str, Mapping[str, Scored]],
+    pooled: Mapping[str, Scored],
+    baseline: Baseline | None,
     seconds: Mapping[str, float],
 ) -> dict:
     """Write everything a run leaves into `out`; returns metrics.json's content.
@@ -72,20 +77,23 @@ def write_run(
     Args:
         data: the whole dataset where the server sees it, else None: figures are then means over
             the clients, and there are neither scores nor maps nor pictures of images.
-        sides: "federated" and, with baselines, "centralized": object -> its scored test images.
-        seconds: of the round, and of the centralized baseline.
+        pooled: object -> its test images as the merged banks score them.
+        baseline: the centralized one, if there is any.
+        seconds: of the rounds, and of the centralized baseline.
     """
+    sides = {"federated": pooled} | ({"centralized": baseline.scored} if baseline else {})
     metrics = _frame(settings, strategy, seconds)
     banks = {name: bank.features for name, bank in strategy.merged.items()}
     model.as_file(banks, strategy.thresholds()).write(out / MODEL)
-    found = Scored.join(sides.get("federated", {}).values()).by_key()
+    found = Scored.join(pooled.values()).by_key()
     if data is None:
         means = [answer["federated"]["mean"] for answer in strategy.results.values()]
         metrics["federated"] = mean_figures([figures for figures in means if figures])
         test, rows, clients = InspectionDataset("", out, []), [], _image_counts(metrics)
     else:
         test = data.test
-        metrics |= _figures(model, strategy, test, sides) | {"dataset": _dataset(data)}
+        metrics |= _figures(model, strategy, test, pooled, baseline) | {"dataset": _dataset(data)}
+        metrics["heterogeneity"] = _heterogeneity(out, data, baseline)
         rows, clients = _score_rows(out, settings, data, sides), _client_table(out, settings, data)
         _write_scores(out / "scores.csv", rows)
     if found and settings.evaluate_maps:
@@ -126,57 +134,89 @@ def _figures(
     model: PatchCore,
     strategy: FederatedPatchCore,
     test: InspectionDataset,
-    sides: Mapping[str, Mapping[str, Scored]],
+    pooled: Mapping[str, Scored],
+    baseline: Baseline | None,
 ) -> dict:
     """Figures of each side: by object, and their means."""
     objects: dict[str, dict] = {}
     for name, images in by_object(test).items():
-        objects[name] = {
-            side: evaluate(model, images, scored[name])
-            for side, scored in sides.items()
-            if name in scored
-        }
-        objects[name]["bank"] = _bank(strategy, SHARED if SHARED in strategy.merged else name)
+        figures: dict[str, Any] = {}
+        if name in pooled:
+            figures["federated"] = evaluate(model, images, pooled[name])
+        if baseline:
+            figures["centralized"] = baseline.figures[name]
+        figures["bank"] = _bank(strategy, SHARED if SHARED in strategy.merged else name)
         alone = [r["local"]["objects"].get(name) for r in strategy.results.values() if "local" in r]
         if any(alone):
-            objects[name]["local"] = {
-                "mean": mean_figures([figures for figures in alone if figures])
-            }
+            figures["local"] = {"mean": mean_figures([found for found in alone if found])}
+        objects[name] = figures
     means = {
         side: mean_figures([figures[side] for figures in objects.values() if side in figures])
-        for side in sides
+        for side in ("federated", "centralized")
     }
-    return {**means, "objects": objects}
+    if baseline:
+        means["centralized"]["radius"] = baseline.radius
+    return {**{side: mean for side, mean in means.items() if mean}, "objects": objects}
+
+
+def _heterogeneity(out: Path, data: Split, baseline: Baseline | None) -> dict:
+    """How unlike the clients' training images are; in features, where the baseline has seen all."""
+    partition = Partition.load(out / PARTITION)
+    samples = {sample.key: sample for sample in data.train.samples}
+    held = [[samples[key] for key in share.train] for share in partition.clients]
+    found = {"size_skew": size_skew([len(mine) for mine in held])}
+    column = partition.column
+    values = [[s.metadata[column] if column else s.object for s in mine] for mine in held]
+    if len({value for mine in values for value in mine}) > 1:
+        found["value_skew"] = value_skew(values)
+    if baseline:
+        owner = {key: i for i, share in enumerate(partition.clients) for key in share.train}
+        clients = [owner[sample.key] for sample in data.train.samples]
+        found["feature_shift"] = feature_shift(baseline.means, clients)
+    return found
 
 
 def _frame(settings: Settings, strategy: FederatedPatchCore, seconds: Mapping[str, float]) -> dict:
     """metrics.json without the figures of the test set."""
-    stages = [{**u.seconds} for u in strategy.uploads.values()]
-    ends = [result["seconds"] for result in strategy.results.values()]
-    slowest = {
-        "features": max((s["features"] for s in stages), default=0)
-        + max((s["features"] for s in ends), default=0),
-        "coreset": max((s["coreset"] for s in stages), default=0),
-        "merge": strategy.seconds,
-        "evaluate": max((s["evaluate"] for s in ends), default=0),
-    }
     extra = {"centralized": seconds["centralized"]} if "centralized" in seconds else {}
     thresholds = strategy.thresholds()
+    served = {c: metric(r["federated"]["mean"], "image_auroc") for c, r in strategy.results.items()}
     return {
         "config": settings.flat(),
         "local": _local(strategy),
         "bank": _banks_together(strategy),
+        "fairness": fairness({c: auroc for c, auroc in served.items() if auroc is not None}),
         "traffic": {
-            "upload_bytes": [strategy.upload_bytes[c] for c in sorted(strategy.uploads)],
-            "broadcast_bytes": strategy.broadcast_bytes,
+            "upload_bytes": [strategy.intake.upload_bytes[c] for c in sorted(strategy.uploads)],
+            "broadcast_bytes": sum(stage["down"] for stage in strategy.intake.stages),
+            "stages": strategy.intake.stages,
         },
-        "seconds": {**slowest, **extra, "total": sum(seconds.values())},
+        "seconds": {**_seconds(strategy, max), **extra, "total": sum(seconds.values())},
+        "work": {**_seconds(strategy, sum), **extra},
         "threshold": thresholds.get(SHARED, thresholds),
-        "refused": strategy.refused,
+        "refused": strategy.intake.refused,
         "privacy": {"mechanism": "none"},
         "versions": {name: version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
         "seed": settings.seed,
+    }
+
+
+def _seconds(strategy: FederatedPatchCore, over: Callable[[list[float]], float]) -> dict:
+    """Seconds by stage, over the clients: of the slowest, or of all together."""
+    begun = [strategy.client_seconds.get(client, {}) for client in strategy.uploads]
+    ended = [result["seconds"] for result in strategy.results.values()]
+    took = {
+        (stage, i): over([seconds.get(stage, 0.0) for seconds in each] or [0.0])
+        for i, each in enumerate((begun, ended))
+        for stage in ("features", "coreset", "evaluate", "local")
+    }
+    return {
+        "features": took["features", 0] + took["features", 1],
+        "coreset": took["coreset", 0],
+        "merge": strategy.seconds,
+        "evaluate": took["evaluate", 1],
+        "local": took["local", 1],
     }
 
 
@@ -190,10 +230,10 @@ def _local(strategy: FederatedPatchCore) -> dict:
         clients.append(
             {
                 "client": number,
-                "images": sum(bank.images for bank in banks),
-                "patches": sum(bank.patches for bank in banks),
-                "bank": sum(bank.share for bank in banks),
-                "sent": sum(len(bank.features) for bank in banks),
+                "images": sum(bank.holding.images for bank in banks),
+                "patches": sum(bank.holding.patches for bank in banks),
+                "bank": sum(bank.holding.share for bank in banks),
+                "sent": strategy.sent[number],
                 "radius": max(bank.share_radius for bank in banks),
                 **alone,
             }

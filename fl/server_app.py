@@ -1,4 +1,4 @@
-"""The ServerApp: one round, from the nodes that come to the run directory."""
+"""The ServerApp: from the nodes that come, through the rounds, to the run directory."""
 
 import errno
 import logging
@@ -9,19 +9,19 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from fl.baseline import centralized
 from fl.checkpoint import ROUND, keep_merge, take_up_merge
 from fl.client_app import PARTITION, Clock
 from fl.config import Settings, check_settings
 from fl.exchange import Exchange, Roster
+from fl.intake import RoundFailed
 from fl.progress import SERVER, reporter
 from fl.run_directory import held, pool_scores, write_config, write_run
-from fl.setup import Split, build_model, clear_scratch, open_split, partition_data, run_folder
-from fl.strategy import FederatedPatchCore, RoundFailed
-from src.client import Stage, by_bank, by_object, extract_features, score_with, select_bank
+from fl.setup import build_model, clear_scratch, open_split, partition_data, run_folder
+from fl.strategy import FederatedPatchCore
 from src.data import DataError
-from src.evaluation.scored import Scored
+from src.data.partition import Partition
 from src.evaluation.summary import headline
-from src.models import PatchCore
 
 POLL = 0.2  # seconds between two looks at who is there
 
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     out = run_folder(settings, context.run_id)
     with held(out):
         try:
-            run_round(grid, settings, out)
+            run_federation(grid, settings, out)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -48,8 +48,8 @@ def main(grid: Grid, context: Context) -> None:
             ) from error
 
 
-def run_round(grid: Grid, settings: Settings, out: Path) -> None:
-    """The round itself, in a run directory that is ours."""
+def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
+    """The rounds themselves, in a run directory that is ours."""
     clear_scratch(out)
     write_config(out, settings)
     clock = Clock()
@@ -60,25 +60,30 @@ def run_round(grid: Grid, settings: Settings, out: Path) -> None:
     data, workspace = None, ""
     if settings.data_shared:
         data, workspace = open_split(settings), str(out)
-        partition_data(settings, data, len(nodes)).save(out / PARTITION)
+        goes_on = settings.resume and (out / PARTITION).exists()
+        before = Partition.load(out / PARTITION) if goes_on else None
+        partition_data(settings, data, len(nodes), before).save(out / PARTITION)
 
     roster = Roster(nodes)
     keep = partial(keep_merge, out=out)
     strategy = FederatedPatchCore(settings, model, roster, workspace, progress, keep)
+    patient = Exchange(grid, roster, settings.min_clients or len(nodes))
     if settings.resume:
         take_up_merge(strategy, out)
-    patient = Exchange(grid, roster, settings.min_clients or len(nodes))
-    strategy.start(patient, ArrayRecord(), settings.num_server_rounds, settings.timeout)
+        if strategy.done == strategy.rounds:
+            strategy.look_for_growth(patient)
+    strategy.start(patient, ArrayRecord(), strategy.rounds, settings.timeout)
 
-    sides = {"federated": pool_scores(out, model, strategy, data)} if data else {}
+    pooled = pool_scores(out, model, strategy, data) if data else {}
+    baseline = None
     clock.lap("round")
     if data and settings.evaluate_baselines:
         try:
-            sides["centralized"] = centralize(model, data, settings, progress)
+            baseline = centralized(model, data, settings, progress)
         except DataError as error:  # a client that met it was left out; the baseline holds all
             log.error("there is no centralized baseline: %s", error)
         clock.lap("centralized")
-    metrics = write_run(out, settings, model, strategy, data, sides, clock.laps)
+    metrics = write_run(out, settings, model, strategy, data, pooled, baseline, clock.laps)
     log.info("%s\nrun directory: %s", headline(metrics), out)
 
 
@@ -103,23 +108,3 @@ def wait_for_nodes(grid: Grid, wanted: int, timeout: float) -> list[int]:
             )
         before = nodes
         time.sleep(POLL)
-
-
-def centralize(
-    model: PatchCore, data: Split, settings: Settings, progress: Stage
-) -> dict[str, Scored]:
-    """The baseline that no federation can have: one client that holds all images.
-
-    Returns:
-        object name -> its test images as the centralized bank scores them.
-    """
-    extract_features(model, data.train, progress("features"))
-    banks = {
-        name: select_bank(model, images, 1.0, settings.merge_encoding, progress).features
-        for name, images in by_bank(data.train, settings.model_scope).items()
-    }
-    only = next(iter(banks.values()))  # the shared one, where objects have none of their own
-    return {
-        name: score_with(model, banks.get(name, only), images, progress)
-        for name, images in by_object(data.test).items()
-    }

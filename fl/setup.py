@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from fl.config import ConfigError, Settings
 from fl.progress import FOLDER as PROGRESS
 from src.data import InspectionDataset, open_dataset, write_synthetic
-from src.data.partition import Partition, make_partition
+from src.data.partition import Partition, extend_partition, make_partition
 from src.models import PatchCore
 
 SYNTHETIC = "synthetic-1"
@@ -93,14 +93,20 @@ def open_split(settings: Settings, root: str = "") -> Split:
     return Split(train, test)
 
 
-def partition_data(settings: Settings, data: Split, clients: int) -> Partition:
+def partition_data(
+    settings: Settings, data: Split, clients: int, before: Partition | None = None
+) -> Partition:
     """The partition of the settings among this many clients, or the one in partition.file.
+
+    `before` is that of a run that goes on: images keep their clients, new ones get one.
 
     Raises:
         PartitionError: the data cannot be divided so, or the file is not one of this data.
         ConfigError: the file is for another number of clients.
     """
     train, test = data.train.samples, data.test.samples
+    if before and len(before.clients) == clients:
+        return extend_partition(before, train, test)
     if settings.partition_file:
         partition = Partition.load(settings.partition_file)
         partition.check(train, test)

@@ -1,14 +1,13 @@
-"""The strategy: one round of federated PatchCore, as Flower's Strategy hooks.
+"""The strategy: rounds of federated PatchCore, as Flower's Strategy hooks.
 
-Train: every client sends banks. Aggregate: check them, merge them by greedy selection. Evaluate:
+Train: every client sends banks. Aggregate: check them, merge them by greedy selection. In a later
+round the clients send what the merged banks do not cover yet, and these grow. Evaluate, at the end:
 the merged banks go to every client, which installs them and sends back figures.
 """
 
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -17,37 +16,32 @@ from flwr.serverapp.strategy import Strategy
 
 from fl.config import Settings
 from fl.exchange import Roster
+from fl.intake import Intake
 from fl.messages import (
+    ALLOWANCE,
     BANKS,
     CONFIG,
+    ROUND,
     TICKET,
-    ClientFailed,
     Results,
+    Sender,
     Upload,
-    banks_bytes,
     check_size,
-    check_ticket,
-    make_ticket,
-    number_in,
+    pack_allowance,
     pack_banks,
+    pack_terms,
     pack_ticket,
+    unpack_prospect,
     unpack_results,
     unpack_upload,
 )
-from src.banks import BankRefused, Calibration
+from src.banks import BankRefused, Calibration, Survey
+from src.budget import allot
 from src.client import Stage, pooled_threshold, silent
-from src.merge import MergedBank, check_bank, merge_banks
+from src.merge import MergedBank, check_bank, check_survey, join_banks, merge_banks
 from src.models import PatchCore
 
 log = logging.getLogger(__name__)
-
-APP = "fedpatchcore"
-KEY_NAME = re.compile(r"node-(\d+)")  # as `admit` registers the keys of `make_certificates`
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class RoundFailed(RuntimeError):
-    """Too few clients came through; the message names each that did not, and why."""
 
 
 class FederatedPatchCore(Strategy):
@@ -62,14 +56,14 @@ class FederatedPatchCore(Strategy):
         keep: called after the merge, to keep it before anything else can fail.
 
     Attributes:
-        uploads: client -> what it sent, once checked.
+        uploads: client -> all that it has sent, once checked.
+        sent: client -> rows that it has sent.
         merged: bank name -> merge.
+        done: rounds merged, of the `rounds` to do.
+        growth: bank name -> rows that it grows by, where a finished run takes in new images.
         results: client -> its answer to the evaluate message.
-        refused: clients that were left out, with the reason.
-        numbers: node -> the client number it goes by, as its first answer says.
-        ticket: of the exchange that goes on.
-        upload_bytes, broadcast_bytes: arrays on the wire, by client and in one broadcast.
-        seconds: of the merge.
+        intake: who answered, at what cost, and who was left out.
+        seconds: of the merges; `client_seconds`: client -> stage -> how long it took.
     """
 
     def __init__(
@@ -84,14 +78,33 @@ class FederatedPatchCore(Strategy):
         self.settings, self.model, self.roster = settings, model, roster
         self.workspace, self.progress, self.keep = workspace, progress, keep
         self.uploads: dict[int, Upload] = {}
+        self.sent: dict[int, int] = {}
         self.merged: dict[str, MergedBank] = {}
+        self.done = 0
+        self.growth: dict[str, int] = {}
         self.results: dict[int, Results] = {}
-        self.refused: list[dict] = []
-        self.numbers: dict[int, int] = {}
-        self.upload_bytes: dict[int, int] = {}
-        self.broadcast_bytes = 0
         self.seconds = 0.0
-        self.ticket = ""
+        self.client_seconds: dict[int, dict[str, float]] = {}
+        fingerprint = model.backbone.fingerprint
+        self.intake = Intake(roster, settings.timeout, settings.min_clients, fingerprint)
+        self._surveys: dict[int, Mapping[str, Survey]] = {}  # of this round
+        self._allowances: dict[int, dict[str, int]] = {}  # of this round
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to do, the one that takes in new images included."""
+        return self.settings.num_server_rounds + bool(self.growth)
+
+    def look_for_growth(self, grid: Grid) -> None:
+        """Ask what the clients hold now, and plan a round for what is more than was merged."""
+        self._survey(grid, self.done, curves=False)
+        for client, surveys in self._surveys.items():
+            banks = self.uploads[client].banks if client in self.uploads else {}
+            for name, survey in surveys.items():
+                before = banks[name].holding.share if name in banks else 0
+                more = max(0, survey.holding.share - before)
+                self.growth[name] = self.growth.get(name, 0) + more
+        self.growth = {name: rows for name, rows in self.growth.items() if rows}
 
     def configure_train(
         self,
@@ -101,7 +114,14 @@ class FederatedPatchCore(Strategy):
         grid: Grid,
     ) -> list[Message]:
         """Ask every node for its banks; nobody, where a run is resumed that has merged them."""
-        return [] if self.merged else self._messages(MessageType.TRAIN, {})
+        self._allowances = {}
+        if server_round <= self.done:
+            return []
+        if server_round == 1 and self.settings.merge_budget == "proportional":
+            return self._messages(MessageType.TRAIN, server_round)
+        self._survey(grid, server_round, curves=True)
+        self._allowances = self._allot(server_round)
+        return self._messages(MessageType.TRAIN, server_round, allowances=self._allowances)
 
     def aggregate_train(
         self,
@@ -113,22 +133,64 @@ class FederatedPatchCore(Strategy):
         Raises:
             RoundFailed: fewer clients than min-clients sent banks that can be merged.
         """
-        if not self.merged:
-            self._take_all(replies, self._accept_upload)
-            self._check_enough(len(self.uploads), "sent a bank that can be merged")
-            self._merge()
+        if server_round > self.done:
+            self.intake.take(replies, self._accept_upload)
+            self.intake.check_enough("sent a bank that can be merged")
+            self._merge(server_round)
+            self.done = server_round
             self.keep(self)
-        record = pack_banks({name: bank.features for name, bank in self.merged.items()})
-        self.broadcast_bytes = banks_bytes(record)
         rows = sum(len(bank.features) for bank in self.merged.values())
-        return record, MetricRecord({"clients": len(self.uploads), "rows": rows})
+        return self._merged_rows(), MetricRecord({"clients": len(self.uploads), "rows": rows})
 
-    def _merge(self) -> None:
+    def _survey(self, grid: Grid, server_round: int, curves: bool) -> None:
+        """Ask what the clients hold; with `curves`, also how many rows would cover how much."""
+        content = {BANKS: self._merged_rows()} if curves and self.merged else {}
+        messages = self._messages(MessageType.QUERY, server_round, content, curves=curves)
+        self._surveys = {}
+        replies = grid.send_and_receive(messages, timeout=self.settings.timeout)
+        self.intake.take(replies, self._accept_prospect)
+        self.intake.check_enough("said what they hold")
+
+    def _allot(self, server_round: int) -> dict[int, dict[str, int]]:
+        """Client -> bank name -> rows that it may send in this round."""
+        budget = self.settings.merge_budget if server_round == 1 else "radius"
+        allowances: dict[int, dict[str, int]] = {client: {} for client in self._surveys}
+        for name in sorted({name for surveys in self._surveys.values() for name in surveys}):
+            asked = {c: surveys[name] for c, surveys in self._surveys.items() if name in surveys}
+            grow = self._size(name, server_round) - self._has(name)
+            rows = max(0, round(self.settings.merge_oversample * grow))
+            for client, count in allot(asked, rows, budget).items():
+                allowances[client][name] = count
+        return allowances
+
+    def _size(self, name: str, server_round: int) -> int:
+        """Rows of a merged bank after a round: an even part of the shares each, then its growth."""
+        if server_round > self.settings.num_server_rounds:
+            return self._has(name) + self.growth.get(name, 0)
+        shares = {
+            c: u.banks[name].holding.share for c, u in self.uploads.items() if name in u.banks
+        }
+        shares |= {c: s[name].holding.share for c, s in self._surveys.items() if name in s}
+        return max(1, round(sum(shares.values()) * server_round / self.settings.num_server_rounds))
+
+    def _has(self, name: str) -> int:
+        return len(self.merged[name].features) if name in self.merged else 0
+
+    def _merge(self, server_round: int) -> None:
         started = time.monotonic()
         for name in sorted({name for upload in self.uploads.values() for name in upload.banks}):
             banks = {c: u.banks[name] for c, u in self.uploads.items() if name in u.banks}
-            self.merged[name] = merge_banks(banks, self.settings.seed, self.progress("merge"))
-        self.seconds = time.monotonic() - started
+            self.merged[name] = merge_banks(
+                banks,
+                self.settings.seed,
+                self.progress("merge"),
+                size=self._size(name, server_round),
+                before=self.merged.get(name),
+            )
+        self.seconds += time.monotonic() - started
+
+    def _merged_rows(self) -> ArrayRecord:
+        return pack_banks({name: bank.features for name, bank in self.merged.items()})
 
     def configure_evaluate(
         self,
@@ -137,22 +199,26 @@ class FederatedPatchCore(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> list[Message]:
-        """Broadcast the merged banks; a client that was left out gets them like any other."""
-        return self._messages(MessageType.EVALUATE, {BANKS: arrays})
+        """After the last round, broadcast the merged banks, also to clients that were left out."""
+        if server_round < self.rounds:
+            return []
+        return self._messages(MessageType.EVALUATE, server_round, {BANKS: arrays})
 
     def aggregate_evaluate(
         self,
         server_round: int,
         replies: Iterable[Message],
-    ) -> MetricRecord:
+    ) -> MetricRecord | None:
         """Collect the clients' figures.
 
         Raises:
             RoundFailed: fewer clients than min-clients scored the merged bank.
         """
-        self._take_all(replies, self._accept_results)
+        if server_round < self.rounds:
+            return None
+        self.intake.take(replies, self._accept_results)
         self.results = dict(sorted(self.results.items()))  # sums round by their order
-        self._check_enough(len(self.results), "scored the merged bank")
+        self.intake.check_enough("scored the merged bank")
         return MetricRecord({"clients": len(self.results)})
 
     def summary(self) -> None:
@@ -179,116 +245,71 @@ class FederatedPatchCore(Strategy):
             if (found := result["calibration"].get(name))
         }
 
-    def _messages(self, kind: str, content: dict) -> list[Message]:
-        """The same to every node, under a new ticket."""
-        self.ticket = make_ticket()
+    def _messages(
+        self,
+        kind: str,
+        server_round: int,
+        content: Mapping[str, ArrayRecord] = {},
+        *,
+        curves: bool = False,
+        allowances: Mapping[int, Mapping[str, int]] | None = None,
+    ) -> list[Message]:
+        """Requests to the nodes, under a new ticket: to all, or to those with an allowance."""
+        stage = "banks" if kind == MessageType.TRAIN else kind
+        stage = ("curves" if curves else "counts") if kind == MessageType.QUERY else stage
+        ticket = pack_ticket(self.intake.open(server_round, stage))
         config = ConfigRecord({**self.settings.flat(), "workspace": self.workspace})
-        records = {CONFIG: config, TICKET: pack_ticket(self.ticket), **content}
-        return [Message(RecordDict(records), node, kind) for node in self.roster.nodes]
+        terms = pack_terms({"number": server_round, "curves": curves})
+        records = {CONFIG: config, TICKET: ticket, ROUND: terms}
+        requests = {node: RecordDict({**records, **content}) for node in self.roster.nodes}
+        if allowances is not None:
+            numbers = self.intake.numbers
+            requests = {n: each for n, each in requests.items() if numbers.get(n) in allowances}
+            for node, each in requests.items():
+                each[ALLOWANCE] = pack_allowance(allowances[numbers[node]])
+        self.intake.sending(requests, None if allowances is None else list(allowances))
+        return [Message(each, node, kind) for node, each in requests.items()]
 
-    def _take_all(self, replies: Iterable[Message], accept: Callable[[Message], None]) -> None:
-        """Accept the replies that came, by node; book as left out whoever gave none."""
-        came = sorted(replies, key=_node_of)
-        for reply in came:
-            self._take(reply, accept)
-        for node in sorted(set(self.roster.nodes) - set(map(_node_of, came))):
-            self._refuse(node, f"it gave no answer within {self.settings.timeout} s")
+    def _accept_prospect(self, content: RecordDict) -> None:
+        prospect = unpack_prospect(content)
+        self.intake.check_sender(prospect.sender)
+        if not prospect.surveys:
+            raise BankRefused("it holds no bank")
+        for survey in prospect.surveys.values():
+            check_survey(survey)
+        self._surveys[prospect.sender.client] = prospect.surveys
+        self._add_seconds(prospect.sender)
 
-    def _take(self, reply: Message, accept: Callable[[Message], None]) -> None:
-        """Accept a reply, or book its sender as left out with the reason."""
-        try:
-            if reply.has_error():
-                raise ClientFailed(_reason(reply))
-            self._claim(_node_of(reply), number_in(reply.content))
-            check_ticket(reply.content, self.ticket)
-            accept(reply)
-        except (ClientFailed, BankRefused) as failure:
-            self._refuse(_node_of(reply), str(failure))
-
-    def _claim(self, node: int, number: int | None) -> None:
-        """Book the number a node goes by; refuse one that is not its own.
-
-        A node whose key was registered as node-3 is client 3. Where there are no keys, a node that
-        has come in the stead of another may go by the other's number.
-        """
-        if number is None:
-            return
-        registered = self._registered(node)
-        if isinstance(registered, int) and registered != number:
-            raise BankRefused(
-                f"it calls itself client {number}, but its key is node-{registered}'s"
-            )
-        holder = next((n for n, held in self.numbers.items() if held == number), node)
-        if holder != node and holder in self.roster.nodes:
-            raise BankRefused(f"it calls itself client {number}, as node {holder} does")
-        if self.numbers.setdefault(node, number) != number:
-            raise BankRefused(f"it calls itself client {number} now")
-
-    def _registered(self, node: int) -> int | str:
-        """The number that a node's key was registered for; else what to call the node."""
-        name = KEY_NAME.fullmatch(self.roster.names.get(node, ""))
-        return int(name[1]) if name else f"node {node}"
-
-    def _accept_upload(self, reply: Message) -> None:
-        if BANKS in reply.content:
-            sent: ArrayRecord = reply.content[BANKS]  # type: ignore[assignment]
-            check_size(sent, self.settings.merge_max_rows, self.settings.merge_max_mb * 2**20)
-        upload = unpack_upload(reply.content)
-        if upload.client in self.uploads:
-            raise BankRefused("it answered twice; its first answer counts")
-        if upload.version != version(APP):
-            raise BankRefused(
-                f"its app is {APP} {upload.version}, the federation's is {version(APP)}"
-            )
-        if upload.fingerprint != self.model.backbone.fingerprint:
-            raise BankRefused(
-                f"its backbone's weights ({upload.fingerprint}) are not the federation's "
-                f"({self.model.backbone.fingerprint})"
-            )
+    def _accept_upload(self, content: RecordDict) -> None:
+        settings, dim = self.settings, self.model.backbone.get_feature_dim()
+        check_size(content, settings.merge_max_rows, settings.merge_max_mb * 2**20)
+        upload = unpack_upload(content, settings.coding, dim)
+        client = upload.sender.client
+        self.intake.check_sender(upload.sender)
         if not upload.banks:
             raise BankRefused("it sent no bank")
-        for bank in upload.banks.values():
-            check_bank(bank, self.model.backbone.get_feature_dim())
-        self.uploads[upload.client] = upload
-        self.upload_bytes[upload.client] = banks_bytes(reply.content[BANKS])  # type: ignore[arg-type]
+        for name, bank in upload.banks.items():
+            check_bank(bank, dim)
+            self._check_allowance(client, name, len(bank.features))
+        before = self.uploads[client].banks if client in self.uploads else {}
+        joined = {name: join_banks(before.get(name), bank) for name, bank in upload.banks.items()}
+        self.uploads[client] = Upload(upload.sender, {**before, **joined})
+        rows = sum(len(bank.features) for bank in upload.banks.values())
+        self.sent[client] = self.sent.get(client, 0) + rows
+        self._add_seconds(upload.sender)
 
-    def _accept_results(self, reply: Message) -> None:
-        results = unpack_results(reply.content)
-        if results["client"] in self.results:
-            raise BankRefused("it answered twice; its first answer counts")
+    def _check_allowance(self, client: int, name: str, rows: int) -> None:
+        if not self._allowances:
+            return
+        most = self._allowances[client].get(name, 0)
+        if rows > most:
+            raise BankRefused(f"it sent {rows} rows of {name}, {most} were asked for")
+
+    def _accept_results(self, content: RecordDict) -> None:
+        results = unpack_results(content)
         self.results[results["client"]] = results
 
-    def _refuse(self, node: int, reason: str) -> None:
-        client = self.numbers.get(node, self._registered(node))
-        if client in self.uploads:
-            reason = f"its bank is merged, but it gave no figures: {reason}"
-        log.error("%s is left out: %s", called(client), reason)
-        if client not in [entry["client"] for entry in self.refused]:
-            self.refused.append({"client": client, "reason": reason})
-
-    def _check_enough(self, came: int, did: str) -> None:
-        needed = self.settings.min_clients or len(self.roster.nodes)
-        if came < needed:
-            named = "\n".join(f"{called(r['client'])}: {r['reason']}" for r in self.refused)
-            raise RoundFailed(
-                f"only {came} of {len(self.roster.nodes)} clients {did}, {needed} are needed "
-                f"(min-clients):\n{named}"
-            )
-
-
-def called(client: int | str) -> str:
-    """What to call a client: by its number, or as Flower's node where that is all we know."""
-    return f"client {client}" if isinstance(client, int) else client
-
-
-def _node_of(reply: Message) -> int:
-    return reply.metadata.src_node_id
-
-
-def _reason(reply: Message) -> str:
-    """What a client's exception said, out of the words that Flower puts around it."""
-    text = COLOUR.sub("", reply.error.reason or "it gave no reason")
-    for mark in ("occurred. Message: ", ":<'"):
-        if mark in text:
-            return text.rpartition(mark)[2].removesuffix("'>").strip()
-    return text.strip()
+    def _add_seconds(self, sender: Sender) -> None:
+        seconds = self.client_seconds.setdefault(sender.client, {})
+        for stage, took in sender.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + took

@@ -19,9 +19,9 @@ from fl.config import (
     parse_assignments,
     read_config,
 )
+from fl.intake import called
 from fl.run_directory import CONFIG, METRICS
 from fl.setup import open_split, partition_data
-from fl.strategy import called
 from src.data.partition import partition_table
 from src.evaluation.summary import headline, summary_table
 

@@ -12,24 +12,52 @@ class BankRefused(ValueError):
 
 
 @dataclass(frozen=True)
-class ClientBank:
-    """A client's coreset of one bank's patches, as it is sent.
+class Holding:
+    """How much a client holds of one bank's images.
 
     Attributes:
-        features: [n, D] in the order picked: the first `share` rows are the client's own bank.
-        radius: every patch of the client lies within it of `features` (Euclidean).
-        share: rows the client would keep by itself; what it adds to the merged bank's budget.
-        share_radius: every patch lies within it of the first `share` rows.
-        images: training images behind it.
+        images: training images.
         patches: patches those have.
+        share: rows the client would keep by itself; what it adds to the merged bank's budget.
+    """
+
+    images: int
+    patches: int
+    share: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a client says of one bank before it sends rows: how many cover how much.
+
+    Attributes:
+        holding: what it holds.
+        counts: [m] int64, ascending: numbers of rows it could send.
+        radii: [m], never rising: covering radius of its patches by so many of them, and by the
+            bank that is there already. Both empty where only the holding was asked for.
+    """
+
+    holding: Holding
+    counts: np.ndarray
+    radii: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClientBank:
+    """A client's coreset of one bank's patches, as it was sent.
+
+    Attributes:
+        features: [n, D] in the order picked, decoded; of several rounds one after the other.
+        radius: every patch of the client lies within it of `features`, or of the bank that was
+            there before (Euclidean; what coding does to rows included).
+        share_radius: every patch lies within it of the client's own bank, its share.
+        holding: what is behind it.
     """
 
     features: np.ndarray
     radius: float
-    share: int
     share_radius: float
-    images: int
-    patches: int
+    holding: Holding
 
 
 @dataclass(frozen=True)

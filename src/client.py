@@ -5,15 +5,16 @@ client that holds everything.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from src.banks import QUANTILES, Calibration, ClientBank
+from src.banks import QUANTILES, Calibration, ClientBank, Holding, Survey
+from src.budget import curve_counts
+from src.coding import Coding, Parts, decode, encode, slip
 from src.data import InspectionDataset
 from src.evaluation.scored import Scored
 from src.models.patchcore import PatchCore, Progress
-from src.models.products import rows_not_finite
 
 SHARED = "shared"  # the bank's name where all objects share one
 
@@ -47,38 +48,109 @@ def extract_features(model: PatchCore, dataset: InspectionDataset, progress: Pro
         pass
 
 
-def select_bank(
+@dataclass(frozen=True)
+class Candidates:
+    """What a client could send of one bank, by farthest-first selection.
+
+    Attributes:
+        rows: [k, D] in the order picked, in the features' precision.
+        radii: [k] covering radius of the client's patches by the first t + 1 of them.
+        before: the same by none of them: by the bank that is there already, else infinite.
+        holding: what is behind them.
+    """
+
+    rows: np.ndarray
+    radii: np.ndarray
+    before: float
+    holding: Holding
+
+    def survey(self) -> Survey:
+        """How many rows cover how much."""
+        first = 0 if np.isfinite(self.before) else 1
+        counts = curve_counts(len(self.rows), first)
+        return Survey(self.holding, counts, np.array([self.radius(n) for n in counts]))
+
+    def radius(self, count: int) -> float:
+        """Covering radius of the client's patches by its first `count` rows."""
+        return float(self.radii[count - 1]) if count else self.before
+
+    def own(self) -> "OwnBank":
+        """The bank that the client would keep by itself."""
+        rows = self.rows[: self.holding.share]
+        return OwnBank(rows, self.radius(len(rows)))
+
+
+@dataclass(frozen=True)
+class OwnBank:
+    """The bank that a client would keep by itself: rows [share, D], their covering radius."""
+
+    rows: np.ndarray
+    radius: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """Rows [n, D] that a client sent: as its images gave them, and as the coding left them."""
+
+    sources: np.ndarray
+    decoded: np.ndarray
+
+
+def find_candidates(
     model: PatchCore,
     train: InspectionDataset,
-    oversample: float,
-    dtype: str,
+    reach: float = 1.0,
+    covered: np.ndarray | None = None,
     progress: Stage = silent,
-) -> ClientBank:
-    """Greedy coreset of a client's patches: `oversample` times its share of the budget.
+) -> Candidates:
+    """Greedy coreset of a client's patches, from which it can send as many rows as it may.
 
     Args:
         model: features, coreset percentage and seed.
         train: the client's normal images.
-        oversample: factor on the share, at least 1; never more than all patches are taken.
-        dtype: "float16" or "float32", in which the rows are sent. Rounding is part of the radii.
+        reach: rows to pick, as a multiple of the client's share; never more than it has.
+        covered: [M, D] rows that are there already and need not be sent.
+        progress: who to tell how far it is.
     """
     fraction = model.coreset_percentage
-    selection = model.select(train, min(1.0, oversample * fraction), selecting=progress("coreset"))
-    share = min(max(1, round(fraction * selection.seen)), len(selection.features))
-    sent = selection.features.to(getattr(torch, dtype))
-    if rows_not_finite(sent):
-        raise ValueError(f"features do not fit {dtype}: set merge.encoding to float32")
-    slip = 0.0
-    if sent.dtype != selection.features.dtype:
-        slip = float((selection.features.float() - sent.float()).norm(dim=1).max())
-    return ClientBank(
-        features=sent.numpy(),
-        radius=float(selection.radii[-1]) + slip,
-        share=share,
-        share_radius=float(selection.radii[share - 1]) + slip,
-        images=len(train),
-        patches=selection.seen,
+    picked = model.select(
+        train, min(1.0, reach * fraction), covered=covered, selecting=progress("coreset")
     )
+    holding = _holding(len(train), picked.seen, fraction)
+    return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.before, holding)
+
+
+def holding_of(model: PatchCore, train: InspectionDataset) -> Holding:
+    """How much a client holds, without any selection."""
+    patches = sum(batch.features[..., 0].numel() for batch in model.embed(train))
+    return _holding(len(train), patches, model.coreset_percentage)
+
+
+def _holding(images: int, patches: int, fraction: float) -> Holding:
+    return Holding(images, patches, max(1, round(fraction * patches)))
+
+
+@dataclass(frozen=True)
+class CodedBank:
+    """A bank as it goes on the wire, and as it comes out of the decoder."""
+
+    parts: Parts
+    bank: ClientBank
+
+
+def code_bank(found: Candidates, rows: int, coding: Coding, share_radius: float) -> CodedBank:
+    """The first rows of what a client could send, coded; what that does to them is in the radius.
+
+    Raises:
+        ValueError: features that the coding cannot hold.
+    """
+    sent = found.rows[:rows]
+    parts = encode(sent, coding)
+    decoded = decode(parts, coding, sent.shape[1])
+    radius = found.radius(len(sent)) + slip(sent, decoded)
+    if len(sent) and not np.isfinite(radius):
+        raise ValueError(f"features do not fit {coding.encoding}: set merge.encoding to float32")
+    return CodedBank(parts, ClientBank(decoded, radius, share_radius, found.holding))
 
 
 def score_with(
@@ -93,12 +165,27 @@ def score_with(
 
 
 def calibrate_with(
-    model: PatchCore, bank: np.ndarray, train: InspectionDataset, progress: Stage = silent
+    model: PatchCore,
+    bank: np.ndarray,
+    train: InspectionDataset,
+    known: Known | None = None,
+    progress: Stage = silent,
 ) -> Calibration:
-    """Install a bank and see how the client's own normal images stand to it."""
+    """Install a bank and see how the client's own normal images stand to it.
+
+    Args:
+        model: features and scores.
+        bank: [N, D].
+        train: the client's normal images.
+        known: rows the client sent, by which an image's own rows are found in the bank; without,
+            they are those that equal one of its patches.
+        progress: who to tell how far it is.
+    """
     model.set_memory_bank(bank)
     scores, radius = [], 0.0
-    for prediction in model.score(train, without_own=True, progress=progress("calibration")):
+    coded = (known.sources, known.decoded) if known else None
+    watching = progress("calibration")
+    for prediction in model.score(train, without_own=True, coded=coded, progress=watching):
         scores.append(prediction.score)
         radius = max(radius, float(prediction.distances.max()))
     judged = np.array(scores)[np.isfinite(scores)]  # infinite where the bank is all the image's own

@@ -1,9 +1,10 @@
 """Many clients' banks -> one bank, with a certificate of what it covers.
 
 The merge is the selection once more: greedy farthest-first over the union of what the clients
-sent, down to the sum of their shares. If client i's rows cover its patches within r_i and the
-merged bank covers the union within rho, every patch of every client lies within max r_i + rho of
-the merged bank, by the triangle inequality.
+sent, down to the sum of their shares. In later rounds it goes on from the bank that is there. If
+client i's patches lie within r_i of its rows or that bank, and the merged bank covers the union
+within rho, every patch of every client lies within max r_i + rho of the merged bank, by the
+triangle inequality.
 """
 
 import warnings
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from src.banks import BankRefused, ClientBank
+from src.banks import BankRefused, ClientBank, Holding, Survey
 from src.models.coreset import Progress, farthest_first
 from src.models.products import rows_not_finite
 from src.models.shards import devices_for
@@ -40,8 +41,8 @@ def check_bank(bank: ClientBank, dim: int) -> None:
     Raises:
         BankRefused: shape, dtype, dimension, values or counts are off.
     """
-    rows = bank.features
-    if rows.ndim != 2 or not len(rows):
+    rows, held = bank.features, bank.holding
+    if rows.ndim != 2:
         raise BankRefused(f"its bank has shape {rows.shape}, not [rows, {dim}]")
     if rows.dtype not in (np.float16, np.float32):
         raise BankRefused(f"its bank holds {rows.dtype}, not float16 or float32")
@@ -50,16 +51,57 @@ def check_bank(bank: ClientBank, dim: int) -> None:
     bad = rows_not_finite(torch.from_numpy(np.require(rows, None, "W")))
     if bad:
         raise BankRefused(f"{bad} of its {len(rows)} rows hold NaN or infinite values")
-    if not 1 <= bank.share <= len(rows) <= bank.patches:
-        raise BankRefused(
-            f"its counts do not agree: share {bank.share}, rows {len(rows)}, patches {bank.patches}"
-        )
-    if bank.images < 1:
-        raise BankRefused(f"its counts do not agree: {bank.images} images")
+    check_holding(held)
+    if len(rows) > held.patches:
+        raise BankRefused(f"its counts do not agree: rows {len(rows)}, patches {held.patches}")
     if not (np.isfinite(bank.radius) and bank.radius >= 0):
         raise BankRefused(f"its covering radius is {bank.radius}")
     if not (np.isfinite(bank.share_radius) and bank.share_radius >= 0):
         raise BankRefused(f"its share's covering radius is {bank.share_radius}")
+
+
+def check_holding(held: Holding) -> None:
+    """Refuse counts that cannot be a client's.
+
+    Raises:
+        BankRefused: they do not agree.
+    """
+    if not (held.images >= 1 and 1 <= held.share <= held.patches):
+        raise BankRefused(
+            f"its counts do not agree: {held.images} images, share {held.share}, "
+            f"patches {held.patches}"
+        )
+
+
+def check_survey(survey: Survey) -> None:
+    """Refuse a survey that is not what a client should send.
+
+    Raises:
+        BankRefused: counts that do not rise, radii that do, or values that are off.
+    """
+    check_holding(survey.holding)
+    counts, radii = survey.counts, survey.radii
+    if len(counts) != len(radii):
+        raise BankRefused(f"its radius curve has {len(counts)} counts and {len(radii)} radii")
+    if not len(counts):
+        return
+    if counts[0] not in (0, 1) or (np.diff(counts) <= 0).any():
+        raise BankRefused("the counts of its radius curve do not rise from 0 or 1")
+    if counts[-1] > survey.holding.patches:
+        raise BankRefused(
+            f"its radius curve goes to {counts[-1]} rows of {survey.holding.patches} patches"
+        )
+    falling = np.isfinite(radii).all() and radii[-1] >= 0 and (np.diff(radii) <= 0).all()
+    if not falling:
+        raise BankRefused("the radii of its radius curve are not finite and falling")
+
+
+def join_banks(before: ClientBank | None, bank: ClientBank) -> ClientBank:
+    """What a client has sent in all, when a round has brought more rows."""
+    if before is None:
+        return bank
+    rows = np.concatenate([before.features, bank.features])
+    return ClientBank(rows, bank.radius, bank.share_radius, bank.holding)
 
 
 def merge_banks(
@@ -67,23 +109,44 @@ def merge_banks(
     seed: int = 42,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    *,
+    size: int | None = None,
+    before: MergedBank | None = None,
 ) -> MergedBank:
     """Merge checked banks; the result depends on who sent what, not on who was first.
 
     Args:
-        banks: client number -> bank.
+        banks: client number -> all that it has sent.
         seed: start of the selection.
-        progress: called with (rows picked, budget).
+        progress: called with (rows picked, rows to pick).
         device: where to select; None for the GPUs of this machine, or its CPU.
+        size: rows of the merged bank; None for the sum of the clients' shares.
+        before: the merged bank so far, which this one begins with.
+
+    Raises:
+        ValueError: no client sent a row.
     """
     ordered = [banks[client] for client in sorted(banks)]
+    size = sum(bank.holding.share for bank in ordered) if size is None else size
     union = np.concatenate([bank.features for bank in ordered])
-    budget = sum(bank.share for bank in ordered)
-    devices = devices_for(union.size, device)
-    chosen = farthest_first(union, budget, seed, devices=devices, progress=progress)
-    radius = float(chosen.radii[-1])
+    if not len(union):
+        raise ValueError("the clients sent no rows")
+    had = union[:0] if before is None else before.features
+    grow = max(0, min(size - len(had), len(union)))
+    with warnings.catch_warnings():  # clients may have sent rows that are alike
+        warnings.simplefilter("ignore")
+        chosen = farthest_first(
+            union,
+            max(1, grow),
+            seed,
+            covered=None if before is None else had,
+            devices=devices_for(union.size, device),
+            progress=progress,
+        )
+    picks = chosen.indices[:grow]
+    radius = float(chosen.radii[len(picks) - 1]) if len(picks) else chosen.before
     bound = max(bank.radius for bank in ordered) + radius
-    return MergedBank(union[chosen.indices], radius, bound)
+    return MergedBank(np.concatenate([had, union[picks]]), radius, bound)
 
 
 def aggregate_client_features(

@@ -9,16 +9,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.banks import Calibration
+from src.banks import Calibration, Holding
 from src.client import (
     SHARED,
+    Known,
     by_bank,
     by_object,
     calibrate_with,
+    code_bank,
+    find_candidates,
     pooled_threshold,
     score_with,
-    select_bank,
 )
+from src.coding import Coding
 from src.data import open_dataset, write_synthetic
 from src.models.bounded import BoundedRows, Selection
 
@@ -32,11 +35,18 @@ class Patches:
     rows: np.ndarray  # [N, D] float32
     coreset_percentage: float
 
-    def select(self, dataset, fraction: float, *, selecting=None) -> Selection:
+    def select(self, dataset, fraction: float, *, covered=None, selecting=None) -> Selection:
         assert 0 < fraction <= 1
         held = BoundedRows(2**20, seed=0)
         held.add(torch.from_numpy(self.rows))
-        return held.select(max(1, round(fraction * held.seen)), selecting)
+        return held.select(max(1, round(fraction * held.seen)), selecting, covered)
+
+
+def send(model, images, reach: float, encoding: str = "float32", components: int = 0):
+    """All that a client finds, as it is sent."""
+    found = find_candidates(model, images, reach)
+    coded = code_bank(found, len(found.rows), Coding(encoding, components), found.own().radius)
+    return found, coded.bank
 
 
 def patches_of(model, images) -> np.ndarray:  # [N, D] float32
@@ -51,14 +61,14 @@ def farthest(patches: np.ndarray, bank: np.ndarray) -> float:
 
 def test_first_rows_are_the_bank_the_client_would_keep_by_itself(small_model, images) -> None:
     model, mine = small_model(coreset_percentage=0.1), images(3)
-    bank = select_bank(model, mine, oversample=2.0, dtype="float32")
-    assert (bank.share, bank.images, bank.patches) == (19, 3, 3 * PATCHES)  # a tenth of 192
-    alone = model.fit(mine).get_memory_bank()
-    np.testing.assert_array_equal(bank.features[: bank.share], alone)
+    found = find_candidates(model, mine, reach=2.0)
+    assert found.holding == Holding(images=3, patches=3 * PATCHES, share=19)  # a tenth of 192
+    assert len(found.rows) == 38
+    np.testing.assert_array_equal(found.own().rows, model.fit(mine).get_memory_bank())
 
 
 @pytest.mark.parametrize(
-    ("percentage", "oversample", "share", "rows"),
+    ("percentage", "reach", "share", "rows"),
     [
         (0.1, 1.0, 13, 13),  # 12.8 of 128
         (0.1, 2.0, 13, 26),  # 25.6
@@ -68,43 +78,60 @@ def test_first_rows_are_the_bank_the_client_would_keep_by_itself(small_model, im
         (0.001, 1.0, 1, 1),  # 0.128: one row at least
     ],
 )
-def test_rows_sent_are_oversample_times_the_share_and_never_more_than_all(
-    percentage: float, oversample: float, share: int, rows: int
+def test_rows_found_are_as_many_as_wanted_and_never_more_than_all(
+    percentage: float, reach: float, share: int, rows: int
 ) -> None:
     mine = np.random.default_rng(0).normal(size=(128, 4)).astype(np.float32)
-    bank = select_bank(Patches(mine, percentage), [0, 1], oversample, "float32")
-    assert (bank.share, len(bank.features), bank.patches) == (share, rows, 128)
+    found = find_candidates(Patches(mine, percentage), [0, 1], reach)
+    assert (found.holding.share, len(found.rows), found.holding.patches) == (share, rows, 128)
 
 
-def test_share_is_no_more_than_the_distinct_patches_there_are() -> None:
+def test_own_bank_is_no_more_than_the_distinct_patches_there_are() -> None:
     mine = np.tile(np.eye(3, dtype=np.float32), (10, 1))
     with pytest.warns(UserWarning, match="only 3 of 30 are distinct"):
-        bank = select_bank(Patches(mine, 0.5), [0], 1.0, "float16")
-    assert (bank.share, len(bank.features), bank.radius) == (3, 3, 0.0)
+        found = find_candidates(Patches(mine, 0.5), [0])
+    assert (len(found.own().rows), found.own().radius) == (3, 0.0)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3), st.sampled_from(["float16", "float32"]))
-def test_every_patch_lies_within_the_radii_rounding_included(seed, scale, dtype) -> None:
+CODINGS = [("float32", 0), ("float16", 0), ("int8", 0), ("float16", 3), ("int8", 2), ("int8", 9)]
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3), st.sampled_from(CODINGS))
+def test_every_patch_lies_within_the_radii_coding_included(seed, scale, coding) -> None:
     rng = np.random.default_rng(seed)
     mine = rng.normal(rng.uniform(-2, 2), scale, (60, 5)).astype(np.float32)
-    bank = select_bank(Patches(mine, 0.2), [0], 2.0, dtype)
-    assert bank.features.dtype == dtype
+    found, bank = send(Patches(mine, 0.2), [0], 2.0, *coding)
+    assert bank.features.dtype == ("float32" if coding[0] == "float32" else "float16")
     assert farthest(mine, bank.features) <= bank.radius * (1 + 1e-5)
-    assert farthest(mine, bank.features[: bank.share]) <= bank.share_radius * (1 + 1e-5)
+    assert farthest(mine, found.own().rows) <= bank.share_radius * (1 + 1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20))
+def test_later_rows_cover_what_a_bank_does_not(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    mine, there = (rng.normal(size=(n, 4)).astype(np.float32) for n in (80, 7))
+    found = find_candidates(Patches(mine, 0.25), [0], 1.0, covered=there)
+    survey = found.survey()
+    assert (survey.counts[0], survey.counts[-1]) == (0, 20)
+    assert survey.radii[0] == pytest.approx(farthest(mine, there), rel=1e-5)
+    assert (np.diff(survey.radii) <= 0).all()
+    both = np.concatenate([there, found.rows[:rows]])
+    assert found.radius(rows) == pytest.approx(farthest(mine, both), rel=1e-4, abs=1e-5)
 
 
 def test_all_patches_in_half_precision_are_a_rounding_away_not_at_zero() -> None:
     mine = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    bank = select_bank(Patches(mine, 1.0), [0], 1.0, "float16")
+    _, bank = send(Patches(mine, 1.0), [0], 1.0, "float16")
     assert 0 < farthest(mine, bank.features) <= bank.radius * (1 + 1e-5) < 1e-2
 
 
-def test_features_beyond_half_precision_are_refused_with_what_to_set() -> None:
-    mine = np.full((2, 3), 7e4, np.float32)
+@pytest.mark.parametrize("coding", [("float16", 0), ("int8", 0), ("float16", 1), ("int8", 1)])
+def test_features_beyond_half_precision_are_refused_with_what_to_set(coding) -> None:
+    mine = np.full((2, 3), 2e5, np.float32)
     mine[1] = 0
     with pytest.raises(ValueError, match=re.escape("set merge.encoding to float32")):
-        select_bank(Patches(mine, 1.0), [0], 1.0, "float16")
-    assert select_bank(Patches(mine, 1.0), [0], 1.0, "float32").radius == 0
+        send(Patches(mine, 1.0), [0], 1.0, *coding)
+    assert send(Patches(mine, 1.0), [0], 1.0, "float32")[1].radius == 0
 
 
 def test_calibration_scores_an_image_as_if_none_of_its_own_rows_were_in_the_bank(
@@ -123,6 +150,25 @@ def test_calibration_scores_an_image_as_if_none_of_its_own_rows_were_in_the_bank
     assert calibration.images == len(mine)
     np.testing.assert_allclose(calibration.quantiles[[0, -1]], [min(expected), max(expected)])
     np.testing.assert_allclose(calibration.quantiles[50], np.median(expected))
+
+
+@pytest.mark.parametrize("coding", [("int8", 0), ("int8", 40), ("float16", 40)])
+def test_calibration_knows_an_images_own_rows_when_coding_has_changed_them(
+    small_model, images, coding
+) -> None:
+    model, mine = small_model(coreset_percentage=0.2), images(4)
+    found, bank = send(model, mine, 1.0, *coding)
+    judged = calibrate_with(model, bank.features, mine, Known(found.rows, bank.features))
+    of_image = [{row.tobytes() for row in patches_of(model, [image])} for image in mine]
+    expected = []
+    for i, own in enumerate(of_image):
+        others = [j for j, row in enumerate(found.rows) if row.tobytes() not in own]
+        model.set_memory_bank(bank.features[others])
+        [prediction] = model.score([mine[i]])
+        expected.append(prediction.score)
+    np.testing.assert_allclose(judged.quantiles[[0, -1]], [min(expected), max(expected)], rtol=1e-5)
+    blind = calibrate_with(model, bank.features, mine)
+    assert blind.quantiles[0] < judged.quantiles[0]  # an image that knows itself scores too low
 
 
 def test_calibration_measures_the_covering_radius(model, images) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.banks import BankRefused, ClientBank
-from src.merge import aggregate_client_features, check_bank, merge_banks
+from src.banks import BankRefused, ClientBank, Holding, Survey
+from src.merge import aggregate_client_features, check_bank, check_survey, merge_banks
 from src.models.coreset import farthest_first
 
 DIM = 3
@@ -22,10 +22,8 @@ def client_bank(patches: np.ndarray, share: int, sent: int) -> ClientBank:
     return ClientBank(
         features=patches[chosen.indices],
         radius=float(chosen.radii[-1]),
-        share=share,
         share_radius=float(chosen.radii[share - 1]),
-        images=1,
-        patches=len(patches),
+        holding=Holding(images=1, patches=len(patches), share=share),
     )
 
 
@@ -78,7 +76,7 @@ def test_radius_is_the_distance_of_the_farthest_row_that_was_sent(seed: int) -> 
 def test_merge_is_the_plain_selection_over_all_rows_by_client_number(seed: int) -> None:
     _, banks = drawn_clients(seed)
     union = np.concatenate([banks[client].features for client in range(len(banks))])
-    budget = sum(bank.share for bank in banks.values())
+    budget = sum(bank.holding.share for bank in banks.values())
     merged = merge_banks(banks, seed=7)
     assert len(merged.features) == budget
     np.testing.assert_array_equal(merged.features, plain_selection(union, budget, 7))
@@ -113,11 +111,16 @@ def test_progress_ends_at_the_budget() -> None:
     assert seen[-1] == (len(merged.features), len(merged.features))
 
 
-SOUND = ClientBank(np.eye(DIM, dtype=np.float32), 1.0, 2, 1.5, images=1, patches=5)
+HELD = Holding(images=1, patches=5, share=2)
+SOUND = ClientBank(np.eye(DIM, dtype=np.float32), 1.0, 1.5, HELD)
 
 
 def with_rows(*rows: float | np.ndarray, dtype: str = "float32") -> dict:
     return {"features": np.array(rows, dtype)}
+
+
+def holding(**changes: int) -> dict:
+    return {"holding": replace(HELD, **changes)}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -129,24 +132,85 @@ def test_sound_bank_passes(dtype: str) -> None:
     ("change", "sentence"),
     [
         (with_rows(1, 2, 3), "its bank has shape (3,), not [rows, 3]"),
-        ({"features": np.empty((0, DIM), np.float32)}, "its bank has shape (0, 3)"),
         ({"features": np.eye(4, dtype=np.float32)}, "its bank has 4 dimensions, not 3"),
         ({"features": np.eye(DIM)}, "its bank holds float64, not float16 or float32"),
         ({"features": np.eye(DIM, dtype=np.int8)}, "its bank holds int8"),
         (with_rows([1, 2, 3], [1, np.nan, 3], [np.inf, 2, 3]), "2 of its 3 rows hold NaN"),
-        ({"share": 0}, "its counts do not agree: share 0, rows 3, patches 5"),
-        ({"share": 4}, "its counts do not agree: share 4, rows 3, patches 5"),
-        ({"patches": 2}, "its counts do not agree: share 2, rows 3, patches 2"),
+        (holding(share=0), "its counts do not agree: 1 images, share 0, patches 5"),
+        (holding(share=6), "its counts do not agree: 1 images, share 6, patches 5"),
+        (holding(patches=2), "its counts do not agree: rows 3, patches 2"),
         ({"radius": np.nan}, "its covering radius is nan"),
         ({"radius": np.inf}, "its covering radius is inf"),
         ({"radius": -0.5}, "its covering radius is -0.5"),
         ({"share_radius": np.nan}, "its share's covering radius is nan"),
-        ({"images": 0}, "its counts do not agree: 0 images"),
+        (holding(images=0), "its counts do not agree: 0 images"),
     ],
 )
 def test_bank_that_is_not_what_a_client_should_send_is_refused(change: dict, sentence: str) -> None:
     with pytest.raises(BankRefused, match=re.escape(sentence)):
         check_bank(replace(SOUND, **change), DIM)
+
+
+def test_client_that_has_nothing_to_add_sends_no_row() -> None:
+    check_bank(replace(SOUND, features=np.empty((0, DIM), np.float32)), DIM)
+
+
+CURVE = Survey(HELD, np.array([0, 1, 3, 5]), np.array([4.0, 3.0, 3.0, 0.0]))
+
+
+def test_sound_survey_passes_with_a_curve_and_without() -> None:
+    check_survey(CURVE)
+    check_survey(Survey(HELD, CURVE.counts[:0], CURVE.radii[:0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (holding(share=6), "its counts do not agree"),
+        ({"counts": np.array([0, 1, 3])}, "has 3 counts and 4 radii"),
+        ({"counts": np.array([0, 1, 1, 5])}, "do not rise"),
+        ({"counts": np.array([2, 3, 4, 5])}, "do not rise from 0 or 1"),
+        ({"counts": np.array([0, 1, 3, 6])}, "goes to 6 rows of 5 patches"),
+        ({"radii": np.array([4.0, 3.0, 3.1, 0.0])}, "not finite and falling"),
+        ({"radii": np.array([np.inf, 3.0, 3.0, 0.0])}, "not finite and falling"),
+        ({"radii": np.array([4.0, 3.0, 3.0, -1.0])}, "not finite and falling"),
+    ],
+)
+def test_survey_that_is_not_what_a_client_should_send_is_refused(change, sentence: str) -> None:
+    with pytest.raises(BankRefused, match=re.escape(sentence)):
+        check_survey(replace(CURVE, **change))
+
+
+@given(seeds, st.integers(1, 4))
+def test_bank_that_grows_begins_with_what_it_was_and_goes_on_greedily(seed, rounds) -> None:
+    patches, banks = drawn_clients(seed)
+    total = sum(bank.holding.share for bank in banks.values())
+    merged = None
+    for i in range(1, rounds + 1):
+        size = max(1, round(total * i / rounds))
+        grown = merge_banks(banks, size=size, before=merged)
+        if merged is not None:
+            kept = grown.features[: len(merged.features)]
+            np.testing.assert_array_equal(kept, merged.features)
+        merged = grown
+    # of the same rows, to grow in steps is to select at once
+    np.testing.assert_array_equal(merged.features, merge_banks(banks).features)
+    for mine in patches:
+        assert distances(mine, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
+
+
+def test_round_that_has_no_room_keeps_the_bank_and_says_what_it_covers() -> None:
+    _, banks = drawn_clients(3)
+    merged = merge_banks(banks, size=2)
+    again = merge_banks(banks, size=2, before=merged)
+    np.testing.assert_array_equal(again.features, merged.features)
+    assert again.radius == pytest.approx(merged.radius, rel=1e-6)
+
+
+def test_merge_of_nothing_is_refused() -> None:
+    nothing = replace(SOUND, features=SOUND.features[:0])
+    with pytest.raises(ValueError, match="sent no rows"):
+        merge_banks({0: nothing, 1: nothing})
 
 
 @given(seeds, st.data())

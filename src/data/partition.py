@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -17,7 +18,14 @@ from src.data.partition_file import ClientShare, Partition, PartitionError
 
 KINDS = ("iid", "category", "attribute", "dirichlet", "quantity")
 
-__all__ = ["ClientShare", "Partition", "PartitionError", "make_partition", "partition_table"]
+__all__ = [
+    "ClientShare",
+    "Partition",
+    "PartitionError",
+    "extend_partition",
+    "make_partition",
+    "partition_table",
+]
 
 Share = list[Sample]
 ValueOf = Callable[[Sample], str]
@@ -71,6 +79,36 @@ def make_partition(
         for mine, tests in zip(shares, test_shares, strict=True)
     )
     return Partition(kind, seed, column, alpha, tuple(held))
+
+
+def extend_partition(
+    partition: Partition, train: Sequence[Sample], test: Sequence[Sample]
+) -> Partition:
+    """The partition of a dataset that has grown: images keep their client, new ones get one.
+
+    A new image goes to a client at random, by how many images of its value each holds (its object,
+    or what the partition goes by; of a test image its label and object, where clients have no
+    values of their own); one of a value that nobody holds, to the client with fewest images.
+    Raises `PartitionError` where images have gone.
+    """
+    gone = _gone(partition, [*train, *test])
+    if gone:
+        raise PartitionError(
+            f"{len(gone)} images of the partition have gone, first {min(gone)}: a run can go on "
+            "with more images, not with fewer"
+        )
+    value_of = _value_of(partition.kind, partition.column, [*train, *test])
+    owned = partition.kind in ("category", "attribute")
+    stratum = value_of if owned else lambda s: f"{s.label} {s.object}"
+    rng = np.random.default_rng([partition.seed, 2])
+    kept = partition.clients
+    shares = _extend([set(client.train) for client in kept], train, value_of, rng)
+    test_shares = _extend([set(client.test) for client in kept], test, stratum, rng)
+    held = (
+        ClientShare(_keys(mine), _keys(tests))
+        for mine, tests in zip(shares, test_shares, strict=True)
+    )
+    return replace(partition, clients=tuple(held))
 
 
 def partition_table(
@@ -202,6 +240,28 @@ def _level(shares: list[Share], minimum: int) -> None:
         shares[receiver].append(shares[donor].pop())
         sizes[donor] -= 1
         sizes[receiver] += 1
+
+
+def _extend(
+    held: list[set[str]], samples: Sequence[Sample], value_of: ValueOf, rng: np.random.Generator
+) -> list[Share]:
+    """Samples by client: those whose keys it holds, and its part of those that nobody holds."""
+    ordered = sorted(samples, key=lambda sample: sample.key)
+    shares = [[sample for sample in ordered if sample.key in keys] for keys in held]
+    counts = [Counter(map(value_of, share)) for share in shares]
+    known = set().union(*held)
+    for sample in ordered:
+        if sample.key not in known:
+            odds = np.array([count[value_of(sample)] for count in counts], float)
+            sizes = [len(share) for share in shares]
+            draw = rng.choice(len(odds), p=odds / odds.sum()) if odds.any() else np.argmin(sizes)
+            shares[int(draw)].append(sample)
+    return shares
+
+
+def _gone(partition: Partition, samples: Sequence[Sample]) -> set[str]:
+    held = {key for share in partition.clients for key in (*share.train, *share.test)}
+    return held - {sample.key for sample in samples}
 
 
 def _group(samples: Share, value_of: ValueOf) -> dict[str, Share]:

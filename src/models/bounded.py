@@ -4,6 +4,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,13 @@ class Selection:
         radii: [k] covering radius of all rows seen, by the first t + 1 picks (an upper bound
             where memory forced a reduction on the way).
         seen: number of rows that came.
+        before: the same radius before the first pick: by the rows that were there already.
     """
 
     features: Tensor
     radii: Tensor
     seen: int
+    before: float
 
 
 class BoundedRows:
@@ -77,8 +80,18 @@ class BoundedRows:
             self.held += fits
             rows = rows[fits:]
 
-    def select(self, target: int, progress: Progress | None = None) -> Selection:
+    def select(
+        self,
+        target: int,
+        progress: Progress | None = None,
+        covered: np.ndarray | Tensor | None = None,
+    ) -> Selection:
         """Farthest-first coreset of `target` rows, or of all that are held if those are fewer.
+
+        Args:
+            target: rows to pick.
+            progress: called with (rows picked, target).
+            covered: [M, D] rows of a bank from which the selection goes on.
 
         Raises:
             ValueError: no rows have come, or rows with NaN or infinite values.
@@ -95,12 +108,13 @@ class BoundedRows:
             held,
             min(target, self.held),
             self.seed,
+            covered=covered,
             devices=devices_for(held.numel(), self.device),
             progress=progress,
         )
         picks = torch.as_tensor(chosen.indices, device=held.device)
         radii = torch.as_tensor(chosen.radii) + self.slack
-        return Selection(held[picks].cpu(), radii, self.seen)
+        return Selection(held[picks].cpu(), radii, self.seen, chosen.before + self.slack)
 
     def _room(self, rows: Tensor, count: int | None) -> Tensor:
         """Room for `count` rows like these on a GPU, as far as the bound allows."""

@@ -37,6 +37,7 @@ IN_CACHE = 2**22  # values up to which rows are worked on pick by pick,
 FEW = 2**28  # as long as values times picks are no more
 STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
 PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
+FIRST_COVERED, MOST_COVERED = 256, 4096  # rows that are there already, taken in at a time
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Coreset:
     Attributes:
         indices: [k] int64, rows in the order picked; any prefix is the smaller coreset.
         radii: [k] float32, covering radius (Euclidean) of all rows by the first t + 1 picks.
-        distinct: number of distinct rows there were; k never exceeds it.
+        distinct: number of distinct rows there were to pick from; k never exceeds it.
+        before: covering radius of all rows before the first pick: by `covered`, else infinite.
     """
 
     indices: np.ndarray
     radii: np.ndarray
     distinct: int
+    before: float = math.inf
 
 
 def greedy_coreset_selection(features: Rows, target_size: int, seed: int = 42) -> Rows:
@@ -90,6 +93,7 @@ def farthest_first(
     target_size: int,
     seed: int = 42,
     *,
+    covered: np.ndarray | Tensor | None = None,
     devices: Sequence[str | torch.device] | None = None,
     progress: Progress | None = None,
     working_set: int | None = None,
@@ -97,6 +101,9 @@ def farthest_first(
     """Select by farthest-first traversal; see `greedy_coreset_selection` for rows and errors.
 
     Args:
+        covered: [M, D] rows of a bank that is there already. The selection goes on from it: the
+            first pick is the row farthest from it, the seed does not matter, and rows that equal
+            one of it are not picked. Taken in the features' precision.
         devices: that share the rows and the work; None leaves both where the rows lie. Rows that
             do not fit a GPU stay where they are, a memory-mapped file too, and pass through it.
         progress: called with (picks made, target size) after each block.
@@ -106,20 +113,21 @@ def farthest_first(
     _check_shape(features, target_size)
     given = _as_tensor(features)
     start = int(np.random.default_rng(seed).integers(len(given)))
-    if given.numel() <= IN_CACHE and given.numel() * target_size <= FEW:
+    few = given.numel() <= IN_CACHE and given.numel() * target_size <= FEW
+    if few and covered is None:
         coreset = _pick_by_pick(given.cpu(), start, target_size)
         if progress:
             progress(len(coreset.indices), len(coreset.indices))
     else:
         rows = Shards(given, [torch.device(d) for d in devices] if devices else None)
-        race = _Race(rows, start, target_size)
+        race = _Race(rows, start, target_size, None if covered is None else _like(given, covered))
         size = working_set or _working_set_size(rows)
         while race.count < race.target:
             race.run_block(size)
             if progress:
                 progress(race.count, race.target)
         coreset = race.result()
-    if coreset.distinct < target_size:
+    if coreset.distinct < target_size and covered is None:
         warnings.warn(
             f"{target_size} rows were asked for but only {coreset.distinct} of {len(given)} are "
             "distinct: the coreset holds those",
@@ -141,9 +149,9 @@ def _pick_by_pick(rows: Tensor, start: int, target: int) -> Coreset:
 class _Race:
     """The state of one selection: what is picked, and how far every row is from it."""
 
-    def __init__(self, rows: Shards, start: int, target: int) -> None:
+    def __init__(self, rows: Shards, start: int, target: int, covered: Tensor | None) -> None:
         self.rows, self.lead = rows, rows.lead
-        exact, rough = _frames(rows)
+        exact, rough = _frames(rows, covered)
         self.exact = exact
         self.runners = rows.each(
             lambda shard: _Runners(shard, exact.on(shard.device), rough.on(shard.device))
@@ -155,9 +163,25 @@ class _Race:
         # farthest[t]: squared distance of pick t to the picks before it, when it was picked
         self.farthest = torch.empty(self.target, device=self.lead)
         self.count = 0
+        self.before = math.inf
         self._leave(repeated)
-        infinite = torch.full((1,), torch.inf, device=self.lead)
-        self._accept(torch.tensor([start], device=self.lead), infinite)
+        if covered is None:
+            infinite = torch.full((1,), torch.inf, device=self.lead)
+            self._accept(torch.tensor([start], device=self.lead), infinite)
+        else:
+            self._go_on_from(covered)
+
+    def _go_on_from(self, covered: Tensor) -> None:
+        """Count rows that are no candidates [M, D] as picked before all others."""
+        done = 0
+        while done < len(covered):
+            part = covered[done : done + min(MOST_COVERED, max(FIRST_COVERED, done))]
+            self._update(part.to(self.lead), done)
+            done += len(part)
+        self.before = max(float(runners.distances.max()) for runners in self.runners)
+        self.before = math.sqrt(max(self.before, 0.0))
+        self.distinct -= sum(runners.leave_covered() for runners in self.runners)
+        self.target = min(self.target, self.distinct)
 
     def run_block(self, size: int) -> None:
         """Pick inside one working set as long as it must hold the farthest row; then update."""
@@ -173,11 +197,15 @@ class _Race:
         self._accept(members[at], values)
 
     def result(self) -> Coreset:
+        if not self.target:
+            nothing = np.empty(0, np.float32)
+            return Coreset(nothing.astype(np.int64), nothing, self.distinct, self.before)
         last = max(float(runners.distances.max()) for runners in self.runners)
-        squared = torch.cat([self.farthest[1:], self.farthest.new_tensor([max(last, 0.0)])])
+        picked = self.farthest[1 : self.target]
+        squared = torch.cat([picked, picked.new_tensor([max(last, 0.0)])])
         falling = squared.flip(0).cummax(0).values.flip(0)  # as it is, but for the last bits
         radii = falling.sqrt().float().cpu().numpy()
-        return Coreset(self.picks.cpu().numpy(), radii, self.distinct)
+        return Coreset(self.picks[: self.target].cpu().numpy(), radii, self.distinct, self.before)
 
     def _accept(self, picks: Tensor, values: Tensor) -> None:
         """Take the picks in, and bring every row's distance up to date."""
@@ -186,7 +214,9 @@ class _Race:
         self.farthest[before:after] = values
         self.count = after
         self._leave(picks)
-        centres = self.rows.take(picks)
+        self._update(self.rows.take(picks), before)
+
+    def _update(self, centres: Tensor, before: int) -> None:
         side_by_side(
             lambda runners: runners.update(centres.to(runners.shard.device), before), self.runners
         )
@@ -247,6 +277,12 @@ class _Runners:
             local = torch.cat([above, equal[: size - len(above)]]).sort().values
         return local + self.shard.first, self.distances[local]
 
+    def leave_covered(self) -> int:
+        """Take out the rows at distance zero; returns how many those are."""
+        zero = self.distances == 0
+        self.distances[zero] = CHOSEN
+        return int(zero.sum())
+
     def update(self, picks: Tensor, before: int) -> None:
         """Bring the distances up to date against new picks [b, D], when `before` were made."""
         exact, rough = Centres(picks, self.exact), Centres(picks, self.rough)
@@ -286,8 +322,8 @@ class _Runners:
         return max(1, budget // (PAIR_BYTES * tiles))
 
 
-def _frames(rows: Shards) -> tuple[Frame, Frame]:
-    """Where to form exact products, and rough ones.
+def _frames(rows: Shards, covered: Tensor | None) -> tuple[Frame, Frame]:
+    """Where to form exact products, and rough ones, of the rows with each other and with `covered`.
 
     Around the mean is exact; the rows as they are need no copy, and will do when near the origin.
 
@@ -304,7 +340,11 @@ def _frames(rows: Shards) -> tuple[Frame, Frame]:
             lambda shard: sum(rows_not_finite(tile) for _, tile in shard.tiles(shard.scratch))
         )
         _refuse(sum(bad), len(rows))
-    frame = Frame.around(mean.float(), largest.amax().float())
+    reach = largest.amax().float()
+    if covered is not None:
+        longest = torch.linalg.vector_norm(covered.float(), dim=1).amax()
+        reach = torch.maximum(reach, longest.to(reach.device))
+    frame = Frame.around(mean.float(), reach)
     offset = mean.square().sum()
     around = squares.sum() / len(rows) - offset
     if not offset <= FAR_OFF * around or (uses_kernels(frame.origin) and rows.dtype not in HALVES):
@@ -352,13 +392,29 @@ def _check_shape(features: Rows, target_size: int) -> None:
         )
 
 
-def _as_tensor(features: Rows) -> Tensor:
+def _as_tensor(features: np.ndarray | Tensor) -> Tensor:
     """The rows as a tensor that shares their memory where it can; nothing writes to it."""
     if isinstance(features, Tensor):
         return features.detach().contiguous()
     with warnings.catch_warnings():  # of memory that is not writable: a file mapped read-only
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(np.ascontiguousarray(features))
+
+
+def _like(features: Tensor, covered: np.ndarray | Tensor) -> Tensor:
+    """The rows that are there already, in the features' precision.
+
+    Raises:
+        ValueError: another dimension, or values that are not finite.
+    """
+    rows = _as_tensor(covered)
+    if rows.ndim != 2 or rows.shape[1] != features.shape[1]:
+        raise ValueError(f"covered must be [M, {features.shape[1]}], not {tuple(rows.shape)}")
+    rows = rows.to(features.dtype)
+    bad = rows_not_finite(rows)
+    if bad:
+        raise ValueError(f"{bad} of {len(rows)} covered rows hold NaN or infinite values")
+    return rows
 
 
 def _indices_like(features: Rows, indices: np.ndarray) -> Rows:

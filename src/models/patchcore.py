@@ -19,7 +19,7 @@ from src.models.feature_cache import FeatureCache, through_cache
 from src.models.features import FeatureExtractor
 from src.models.memory_bank import FileError, MemoryBank
 from src.models.model_file import ModelFile
-from src.models.scoring import anomaly_maps, image_scores, leave_out_own
+from src.models.scoring import CodedRows, anomaly_maps, image_scores, leave_out_own
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,7 @@ class PatchCore:
         dataset: Iterable,
         fraction: float,
         *,
+        covered: np.ndarray | None = None,
         extracting: Progress | None = None,
         selecting: Progress | None = None,
     ) -> Selection:
@@ -140,6 +141,7 @@ class PatchCore:
         Args:
             dataset: as for `fit`.
             fraction: of all patches to keep, in (0, 1]; at least one is.
+            covered: [M, D] rows of a bank from which the selection goes on.
             extracting, selecting: called with (done, total) as the two steps go on.
         """
         rows: BoundedRows | None = None
@@ -151,7 +153,7 @@ class PatchCore:
             rows.add(patches)
         if rows is None:
             raise ValueError("there are no features to select from")
-        return rows.select(max(1, round(fraction * rows.seen)), selecting)
+        return rows.select(max(1, round(fraction * rows.seen)), selecting, covered)
 
     def predict(self, dataset: Iterable) -> list[np.ndarray]:
         """Anomaly maps, one [H, W] float32 array an image, at the image's own size."""
@@ -170,6 +172,7 @@ class PatchCore:
         dataset: Iterable,
         *,
         without_own: bool = False,
+        coded: tuple[np.ndarray, np.ndarray] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Prediction]:
         """Score and patch distances of each image, in order.
@@ -178,12 +181,14 @@ class PatchCore:
             dataset: as for `fit`, labels of any kind.
             without_own: score as if the bank held no row of the image itself; for normal images
                 that helped to fill it. The patch distances are to the whole bank all the same.
+            coded: rows [n, D] of these images as they were, and as they are where the bank holds
+                them, if coding has changed them; without_own finds them by this.
             progress: called with (done, total).
 
         Raises:
             ValueError: an empty memory bank.
         """
-        for sizes, scores, distances in self._judge(dataset, without_own, progress):
+        for sizes, scores, distances in self._judge(dataset, without_own, coded, progress):
             shown = distances.cpu().numpy()
             for score, of_image, size in zip(scores.tolist(), shown, sizes, strict=True):
                 yield Prediction(score, of_image, size)
@@ -295,7 +300,11 @@ class PatchCore:
         return model
 
     def _judge(
-        self, dataset: Iterable, without_own: bool = False, progress: Progress | None = None
+        self,
+        dataset: Iterable,
+        without_own: bool = False,
+        coded: tuple[np.ndarray, np.ndarray] | None = None,
+        progress: Progress | None = None,
     ) -> Iterator[tuple[list[Size], Tensor, Tensor]]:
         """Images by the batch: their sizes, scores [B] and patch distances [B, h, w].
 
@@ -303,10 +312,17 @@ class PatchCore:
         """
         if not len(self.memory_bank):
             raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
+        known = None
+        if coded:
+            rows = (torch.tensor(each, device=self.device) for each in coded)
+            known = CodedRows(self.memory_bank, *rows)
         for batch in self.embed(dataset, progress):
-            yield batch.image_sizes, *self._scores(batch.features.to(self.device), without_own)
+            grids = batch.features.to(self.device)
+            yield batch.image_sizes, *self._scores(grids, without_own, known)
 
-    def _scores(self, grids: Tensor, without_own: bool) -> tuple[Tensor, Tensor]:
+    def _scores(
+        self, grids: Tensor, without_own: bool, coded: CodedRows | None
+    ) -> tuple[Tensor, Tensor]:
         """Image scores [B] and patch distances [B, h, w] of grids [B, h, w, D]."""
         bank, patches, own = self.memory_bank, grids.flatten(1, 2), None
         distances, indices = (
@@ -314,7 +330,7 @@ class PatchCore:
         )
         shown = distances.view(grids.shape[:3])
         if without_own:
-            distances, indices, own = leave_out_own(bank, patches, distances, indices)
+            distances, indices, own = leave_out_own(bank, patches, distances, indices, coded)
         return image_scores(bank, patches, distances, indices, self.neighbors, own), shown
 
     def _maps(self, distances: Tensor, sizes: Sequence[Size]) -> Iterator[np.ndarray]:

@@ -76,8 +76,39 @@ def anomaly_maps(distances: Tensor, image_size: Size, resized: Size, cropped: Si
     return at_input[:, 0]
 
 
+class CodedRows:
+    """Which rows of a bank an image gave, where coding has changed them on their way there.
+
+    Args:
+        bank: the memory bank.
+        sources: rows [n, D] as images gave them.
+        decoded: the same rows [n, D] as they came out of the coding; some of them are in the bank.
+    """
+
+    def __init__(self, bank: MemoryBank, sources: Tensor, decoded: Tensor) -> None:
+        distances, at = bank.neighbours(decoded)
+        inside = distances[:, 0] == 0
+        self.size, self.rows = len(bank), at[inside, 0]
+        self.sources = MemoryBank(bank.feature_dim, device=bank.device)
+        self.sources.add(sources[inside])
+
+    def of(self, features: Tensor) -> Tensor:
+        """The bank's rows that came of images' patches [B, P, D]: [B, N] bool."""
+        own = torch.zeros(len(features), self.size, dtype=torch.bool, device=features.device)
+        if len(self.sources):
+            distances, at = self.sources.neighbours(features.flatten(0, 1))
+            same = distances.view(features.shape[:2]) == 0
+            image, patch = torch.nonzero(same, as_tuple=True)
+            own[image, self.rows[at.view(features.shape[:2])[image, patch]]] = True
+        return own
+
+
 def leave_out_own(
-    bank: MemoryBank, features: Tensor, distances: Tensor, indices: Tensor
+    bank: MemoryBank,
+    features: Tensor,
+    distances: Tensor,
+    indices: Tensor,
+    coded: CodedRows | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images' distances to the bank, for each without the rows that are the image's own.
 
@@ -89,12 +120,16 @@ def leave_out_own(
         features: the images' patches [B, P, D], in the precision in which they entered the bank.
         distances: Euclidean distance of each patch to its nearest row [B, P].
         indices: that row [B, P].
+        coded: finds rows that are an image's own though they equal none of its patches.
 
     Returns:
         distances [B, P], infinite where the whole bank is the image's own; indices [B, P]; and
         which rows were left out [B, N] bool.
     """
-    own = torch.zeros(len(features), len(bank), dtype=torch.bool, device=indices.device)
+    if coded:
+        own = coded.of(features)
+    else:
+        own = torch.zeros(len(features), len(bank), dtype=torch.bool, device=indices.device)
     image, patch = torch.nonzero(distances == 0, as_tuple=True)
     own[image, indices[image, patch]] = True
     image, patch = torch.nonzero(own.gather(1, indices), as_tuple=True)

@@ -172,13 +172,21 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def misbehaving(train: Mapping[int, Handler], evaluate: Mapping[int, Handler] = {}) -> ClientApp:
+def misbehaving(
+    train: Mapping[int, Handler],
+    evaluate: Mapping[int, Handler] = {},
+    query: Mapping[int, Handler] = {},
+) -> ClientApp:
     """The ClientApp with other handlers for some clients."""
     app = ClientApp()
 
     @app.train()
     def _train(message: Message, context: Context) -> Message:
         return train.get(context.node_config["partition-id"], honest_app)(message, context)
+
+    @app.query()
+    def _query(message: Message, context: Context) -> Message:
+        return query.get(context.node_config["partition-id"], honest_app)(message, context)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:
@@ -200,7 +208,7 @@ def rewriting(change: Callable[[RecordDict], None]) -> Handler:
 
 @pytest.fixture(scope="session")
 def misbehave() -> Callable[..., ClientApp]:
-    """misbehave({client: handler}, {client: handler}): a ClientApp, of train and of evaluate."""
+    """misbehave({client: handler}, ...): a ClientApp, of train, of evaluate and of query."""
     return misbehaving
 
 

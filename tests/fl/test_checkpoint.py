@@ -10,8 +10,8 @@ import pytest
 from flwr.app import Context, Message
 
 from fl.config import ConfigError
+from fl.intake import RoundFailed
 from fl.run_directory import held
-from fl.strategy import RoundFailed
 from src.models import PatchCore
 
 SAME = ("model.safetensors", "partition.json", "scores.csv")
@@ -48,18 +48,27 @@ def test_a_resumed_run_ends_as_one_that_was_not_broken_off(
     done = run(client_app=app, out=str(broken_off), resume=True)
     for name in SAME:
         assert (done.out / name).read_bytes() == (clean.out / name).read_bytes(), name
-    for key in ("local", "federated", "centralized", "bank", "traffic"):
+    for key in ("local", "federated", "centralized", "bank"):
         assert done.metrics[key] == clean.metrics[key], key
+    counts, *_ = [s for s in done.metrics["traffic"]["stages"] if s["stage"] == "counts"]
+    assert 0 < counts["up"] < 2000  # it has asked whether there are new images
     assert set(json.loads((done.out / "metrics.json").read_text())) == set(clean.metrics)
 
 
-def test_clients_left_out_of_the_merge_stay_named(run, misbehave, tmp_path) -> None:
+def test_client_left_out_of_the_merge_stays_named_until_it_is_back(
+    run, misbehave, clean, tmp_path
+) -> None:
     app = misbehave({1: dying}, dict.fromkeys(range(3), dying))
     with pytest.raises(RoundFailed):
         run(client_app=app, out=str(tmp_path), min_clients=2)
-    done = run(out=str(tmp_path), resume=True, min_clients=2)
+    gone = misbehave({1: dying}, {1: dying}, {1: dying})
+    done = run(client_app=gone, out=str(tmp_path), resume=True, min_clients=2)
     assert [entry["client"] for entry in done.metrics["refused"]] == ["node 1002"]
     assert [c["client"] for c in done.metrics["local"]["clients"]] == [0, 2]
+    back = run(out=str(tmp_path), resume=True, min_clients=2)
+    assert back.metrics["refused"] == []
+    assert [c["client"] for c in back.metrics["local"]["clients"]] == [0, 1, 2]
+    assert back.metrics["bank"]["size"] == clean.metrics["bank"]["size"]
 
 
 def test_without_a_merge_there_is_nothing_to_go_on_from(run, tmp_path) -> None:

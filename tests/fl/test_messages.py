@@ -17,66 +17,101 @@ from fl.messages import (
     FAILURE,
     TICKET,
     ClientFailed,
+    Prospect,
+    Sender,
     Upload,
-    banks_bytes,
     check_size,
     check_ticket,
     number_in,
+    pack_allowance,
     pack_banks,
     pack_failure,
+    pack_prospect,
     pack_results,
+    pack_terms,
     pack_ticket,
     pack_upload,
+    unpack_allowance,
     unpack_banks,
+    unpack_prospect,
     unpack_results,
+    unpack_terms,
     unpack_upload,
+    wire_bytes,
 )
-from src.banks import BankRefused, ClientBank
+from src.banks import BankRefused, ClientBank, Holding, Survey
+from src.budget import curve_counts
+from src.coding import Coding, decode, encode
 
 names = st.text(min_size=1, max_size=12).filter(str.isprintable)
 rows = hnp.arrays(
     st.sampled_from([np.float16, np.float32]),
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=5),
 )
+DIM = 4
 counts = st.integers(0, 2**40)
 radii = st.floats(0, 1e6)
-banks = st.builds(ClientBank, rows, radii, counts, radii, counts, counts)
-uploads = st.builds(
-    Upload,
-    st.integers(0, 2**31),
-    names,
-    names,
-    st.dictionaries(names, banks, max_size=3),
-    st.fixed_dictionaries(dict.fromkeys(["features", "coreset"], st.floats(0, 1e5))),
+holdings = st.builds(Holding, counts, counts, counts)
+of_any_length = st.integers(0, 6).flatmap(
+    lambda n: hnp.arrays(np.float16, (n, DIM), elements=st.floats(-1e4, 1e4, width=16))
 )
+banks = st.builds(ClientBank, of_any_length, radii, radii, holdings)
+stages = st.fixed_dictionaries(dict.fromkeys(["features", "coreset"], st.floats(0, 1e5)))
+senders = st.builds(Sender, st.integers(0, 2**31), names, names, stages)
+uploads = st.builds(Upload, senders, st.dictionaries(names, banks, max_size=3))
+codings = st.builds(
+    Coding, st.sampled_from(["float16", "float32", "int8"]), st.sampled_from([0, 2])
+)
+curves = st.lists(st.floats(0, 1e6), max_size=9).map(
+    lambda r: (np.arange(len(r)), np.sort(np.array(r))[::-1])
+)
+surveys = st.builds(lambda held, curve: Survey(held, *curve), holdings, curves)
+prospects = st.builds(Prospect, senders, st.dictionaries(names, surveys, max_size=3))
 
 
-@given(uploads)
-def test_upload_comes_back_as_it_was_packed(upload: Upload) -> None:
-    content = pack_upload(upload)
-    found = unpack_upload(content)
-    assert (found.client, found.fingerprint, found.version) == (
-        upload.client,
-        upload.fingerprint,
-        upload.version,
-    )
-    assert found.seconds == upload.seconds
+@given(uploads, codings)
+def test_upload_comes_back_as_its_coding_leaves_it(upload: Upload, coding: Coding) -> None:
+    coded = {name: encode(bank.features, coding) for name, bank in upload.banks.items()}
+    content = pack_upload(upload, coded)
+    found = unpack_upload(content, coding, DIM)
+    assert found.sender == upload.sender
     assert list(found.banks) == list(upload.banks)
     for name, bank in upload.banks.items():
-        assert_same_bank(found.banks[name], bank)
-    assert number_in(content) == upload.client
+        np.testing.assert_array_equal(found.banks[name].features, decode(coded[name], coding, DIM))
+        for field in ("radius", "share_radius", "holding"):
+            assert getattr(found.banks[name], field) == getattr(bank, field)
+    assert number_in(content) == upload.sender.client
+
+
+@given(prospects)
+def test_prospect_comes_back_as_it_was_packed_to_six_digits(prospect: Prospect) -> None:
+    content = pack_prospect(prospect)
+    found = unpack_prospect(content)
+    assert found.sender == prospect.sender
+    assert list(found.surveys) == list(prospect.surveys)
+    for name, survey in prospect.surveys.items():
+        assert found.surveys[name].holding == survey.holding
+        np.testing.assert_array_equal(found.surveys[name].counts, survey.counts)
+        np.testing.assert_allclose(found.surveys[name].radii, survey.radii, rtol=1e-5)
+
+
+def test_a_radius_curve_of_a_large_client_takes_a_few_kilobytes() -> None:
+    counts = curve_counts(2_000_000, 1)
+    survey = Survey(Holding(1000, 10**9, 10**6), counts, 123.456789 / np.sqrt(counts))
+    sender = Sender(0, "f", "v", {"features": 1.0, "coreset": 1.0})
+    assert wire_bytes(pack_prospect(Prospect(sender, {"bracket": survey}))) < 4000
+
+
+@given(st.dictionaries(names, counts, max_size=3), st.integers(1, 64), st.booleans())
+def test_terms_and_allowance_come_back(rows: dict, number: int, curves: bool) -> None:
+    assert unpack_allowance(pack_allowance(rows)) == rows
+    terms = {"number": number, "curves": curves}
+    assert unpack_terms(pack_terms(terms)) == terms
 
 
 def test_a_figure_that_is_not_known_is_not_read() -> None:
     content = pack_results(results(federated={"mean": {"<b>": 1.0}, "objects": {}}))
     assert unpack_results(content)["federated"]["mean"] == {}
-
-
-def assert_same_bank(found: ClientBank, bank: ClientBank) -> None:
-    assert found.features.dtype == bank.features.dtype
-    np.testing.assert_array_equal(found.features, bank.features)
-    for field in ("radius", "share", "share_radius", "images", "patches"):
-        assert getattr(found, field) == getattr(bank, field)
 
 
 @given(st.dictionaries(names, rows, max_size=3))
@@ -92,11 +127,17 @@ def test_rows_of_a_slice_travel_as_rows() -> None:
     np.testing.assert_array_equal(unpack_banks(pack_banks({"a": table.T}))["a"], table.T)
 
 
-def test_half_precision_halves_the_bytes() -> None:
-    table = np.zeros((1000, 152), np.float32)
-    whole, half = (banks_bytes(pack_banks({"a": t})) for t in (table, table.astype(np.float16)))
-    assert whole == pytest.approx(table.nbytes, abs=200)  # and a header
-    assert half == pytest.approx(table.nbytes / 2, abs=200)
+@pytest.mark.parametrize(("encoding", "part"), [("float32", 1), ("float16", 2), ("int8", 4)])
+def test_encoding_sends_its_part_of_the_bytes(encoding: str, part: int) -> None:
+    table = np.random.default_rng(0).normal(size=(1000, 152)).astype(np.float32)
+    upload = upload_of_rows(table)
+    content = pack_upload(upload, {"bracket": encode(table, Coding(encoding))})
+    assert wire_bytes(content) == pytest.approx(table.nbytes / part, rel=0.03)
+
+
+def upload_of_rows(table: np.ndarray) -> Upload:
+    bank = ClientBank(table, 1.0, 1.5, Holding(images=1, patches=4, share=1))
+    return Upload(Sender(0, "f", "v", SECONDS), {"bracket": bank})
 
 
 def results(**changes: object) -> dict:
@@ -107,7 +148,7 @@ def results(**changes: object) -> dict:
             "objects": {"bracket": {"image_auroc": 0.75}},
         },
         "calibration": {"bracket": {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}},
-        "seconds": {"features": 0.25, "evaluate": 1.5},
+        "seconds": {"features": 0.25, "evaluate": 1.5, "local": 0.5},
         **changes,
     }
 
@@ -127,7 +168,12 @@ def test_results_come_back_as_they_were_packed(changes: dict) -> None:
     assert number_in(content) == 3
 
 
-@pytest.mark.parametrize("unpack", [unpack_upload, unpack_results])
+PLAIN = (Coding("float32"), 2)
+
+
+@pytest.mark.parametrize(
+    "unpack", [lambda content: unpack_upload(content, *PLAIN), unpack_prospect, unpack_results]
+)
 def test_failure_comes_back_with_its_reason(unpack) -> None:
     content = pack_failure(4, "DataError: cannot read image")
     with pytest.raises(ClientFailed, match="^DataError: cannot read image$"):
@@ -139,7 +185,7 @@ def test_failure_comes_back_with_its_reason(unpack) -> None:
 @pytest.mark.parametrize("record", [ConfigRecord({"client": 1}), MetricRecord({"reason": 3})])
 def test_failure_without_a_reason_is_a_failure(record) -> None:
     with pytest.raises(ClientFailed):
-        unpack_upload(RecordDict({FAILURE: record}))
+        unpack_upload(RecordDict({FAILURE: record}), *PLAIN)
 
 
 SECONDS = {"features": 1.0, "coreset": 0.5}
@@ -147,8 +193,8 @@ SECONDS = {"features": 1.0, "coreset": 0.5}
 
 def upload_with(**changes: object) -> RecordDict:
     """A sound upload whose fields are changed, or taken away by None."""
-    bank = ClientBank(np.eye(2, dtype=np.float32), 1.0, 1, 1.5, images=1, patches=4)
-    content = pack_upload(Upload(0, "f", "v", {"bracket": bank}, SECONDS))
+    table = np.eye(2, dtype=np.float32)
+    content = pack_upload(upload_of_rows(table), {"bracket": {"banks": table}})
     about = dict(content[ABOUT]) | changes
     kept = {key: value for key, value in about.items() if value is not None}
     return RecordDict({BANKS: content[BANKS], ABOUT: ConfigRecord(kept)})
@@ -179,12 +225,12 @@ UNREADABLE = {
     "share that is a fraction": upload_with(share=[0.5]),
     "patches that are a word": upload_with(patches=["many"]),
     "one share for all": upload_with(share=1),
-    "seconds that are no JSON": upload_with(seconds="{"),
-    "seconds that are a list": upload_with(seconds="[1]"),
-    "seconds of other stages": upload_with(seconds='{"features": 1.0}'),
+    "seconds that are a word": upload_with(seconds="long"),
+    "seconds of too few stages": upload_with(seconds=[1.0]),
+    "seconds below zero": upload_with(seconds=[1.0, -1.0]),
     "a name that breaks files": upload_with(banks=["__metadata__"]),
     "a name that breaks lines": upload_with(banks=["a\nb"]),
-    "seconds without end": upload_with(seconds='{"features": Infinity}'),
+    "seconds without end": upload_with(seconds=[1.0, math.inf]),
     "empty bytes": upload_of(Array("float32", (2, 2), "numpy.ndarray", b"")),
     "other bytes": upload_of(Array("float32", (2, 2), "numpy.ndarray", b"bank" * 9)),
     "half the bytes": upload_of(Array("float32", (2, 2), "numpy.ndarray", NPY[:-8])),
@@ -195,14 +241,14 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_upload_that_cannot_be_read_is_refused_in_words(content: RecordDict) -> None:
-    with pytest.raises(BankRefused, match=r"^its reply cannot be read \("):
-        unpack_upload(content)
+    with pytest.raises(BankRefused, match=r"^its (reply cannot be read \(|bank holds nothing)"):
+        unpack_upload(content, *PLAIN)
 
 
 def test_what_is_changed_above_is_sound_before() -> None:
-    assert unpack_upload(upload_with()).client == 0
+    assert unpack_upload(upload_with(), *PLAIN).sender.client == 0
     whole = Array("float32", (2, 2), "numpy.ndarray", NPY)
-    assert unpack_upload(upload_of(whole)).banks["bracket"].features.shape == (2, 2)
+    assert unpack_upload(upload_of(whole), *PLAIN).banks["bracket"].features.shape == (2, 2)
 
 
 CALIBRATION = {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}
@@ -219,9 +265,6 @@ CALIBRATION = {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}
         results(federated={"mean": {}}),
         results(federated={"mean": {"image_auroc": "high"}, "objects": {}}),
         results(federated={"mean": {"image_auroc": math.nan}, "objects": {}}),
-        results(seconds=None),
-        results(seconds={"features": 0.25}),
-        results(seconds={"features": 0.25, "evaluate": -1.0}),
         results(federated={"mean": {"au_spro": 0.5}, "objects": {}}),
         results(federated={"mean": {"au_spro": {"../x": 0.5}}, "objects": {}}),
         results(federated={"mean": {}, "objects": {"a\nb": {}}}),
@@ -237,9 +280,22 @@ CALIBRATION = {"quantiles": [0.5] * 101, "images": 7, "radius": 2.0}
     ],
 )
 def test_results_that_are_not_what_a_client_answers_are_refused(changed) -> None:
-    about = ConfigRecord({"client": 3, "results": json.dumps(changed)})
+    about = ConfigRecord({"client": 3, "results": json.dumps(changed), "seconds": [1.0] * 3})
     with pytest.raises(BankRefused, match=r"^its reply cannot be read \("):
         unpack_results(RecordDict({ABOUT: about}))
+
+
+@pytest.mark.parametrize(
+    "seconds", [None, 1.0, [0.25, 1.5], [0.25, 1.5, -1.0], [0.1, 0.2, math.nan]]
+)
+def test_results_with_seconds_that_no_stage_takes_are_refused(seconds) -> None:
+    content = pack_results(results())
+    if seconds is None:
+        del content[ABOUT]["seconds"]
+    else:
+        content[ABOUT]["seconds"] = seconds
+    with pytest.raises(BankRefused, match=r"^its reply cannot be read \("):
+        unpack_results(content)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +326,9 @@ odd_records = st.one_of(
 
 @given(
     odd=st.dictionaries(st.sampled_from([ABOUT, BANKS, FAILURE, TICKET]), odd_records, max_size=2),
-    fields=st.dictionaries(st.sampled_from(["client", "banks", "share", "seconds"]), scalars),
+    fields=st.dictionaries(
+        st.sampled_from(["client", "banks", "share", "seconds", "surveys"]), scalars
+    ),
     spoiled=st.dictionaries(st.integers(0, 129), st.integers(0, 255), max_size=4),
     kept=st.integers(0, 200),
 )
@@ -284,7 +342,9 @@ def test_whatever_an_answer_holds_it_is_read_or_refused(odd, fields, spoiled, ke
     with suppress(BankRefused, ClientFailed):
         number_in(content)
         check_ticket(content, "now")
-        check_size(content[BANKS], 10, 1000)  # type: ignore[arg-type]
-        unpack_upload(content)
+        check_size(content, 10, 1000)
+        unpack_upload(content, *PLAIN)
+    with suppress(BankRefused, ClientFailed):
+        unpack_prospect(content)
     with suppress(BankRefused, ClientFailed):
         unpack_results(content)

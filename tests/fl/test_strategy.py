@@ -14,9 +14,10 @@ from flwr.common.constant import ErrorCode
 from fl import messages
 from fl.client_app import app as client_app
 from fl.exchange import Roster
+from fl.intake import RoundFailed
 from fl.messages import ABOUT, BANKS, TICKET, pack_banks, unpack_banks
 from fl.setup import build_model, open_split, partition_data
-from fl.strategy import FederatedPatchCore, RoundFailed
+from fl.strategy import FederatedPatchCore
 from src.banks import BankRefused
 from src.data.partition import Partition
 
@@ -91,13 +92,13 @@ CHANGES = {
     "no ticket": (lambda content: content.pop(TICKET), "its reply cannot be read (KeyError"),
     "one row of NaN": (with_rows(one_row_nan), "1 of its 26 rows hold NaN or infinite values"),
     "other dimension": (with_rows(lambda r: r[:, :-1]), "its bank has 151 dimensions, not 152"),
-    "doubles": (with_rows(lambda r: r.astype(float)), "its bank holds float64"),
+    "doubles": (with_rows(lambda r: r.astype(float)), "holds banks of float64, not float16"),
     "a vector": (with_rows(lambda r: r[0]), "its bank has shape (152,)"),
-    "no rows": (with_rows(lambda r: r[:0]), "its bank has shape (0, 152)"),
     "other weights": (with_field("fingerprint", "0123456789abcdef"), "(0123456789abcdef)"),
-    "more share than rows": (with_field("share", [27]), "its counts do not agree"),
+    "more share than patches": (with_field("share", [129]), "its counts do not agree"),
+    "more rows than patches": (with_field("patches", [25]), "its counts do not agree"),
     "no bank": (emptied, "it sent no bank"),
-    "unreadable": (with_field("banks", ["connector"]), "its reply cannot be read (KeyError"),
+    "unreadable": (with_field("banks", ["connector"]), "its bank holds nothing"),
 }
 
 
@@ -279,7 +280,7 @@ def test_client_that_calls_itself_another_s_number_is_left_out_whoever_answers_f
 def test_a_registered_key_holds_a_node_to_its_number(strategy, replies) -> None:
     strategy.roster.names = {1001: "node-0", 1002: "node-7", 1003: "camera"}
     strategy.aggregate_train(1, replies)
-    [refused] = strategy.refused
+    [refused] = strategy.intake.refused
     assert refused["reason"] == "it calls itself client 1, but its key is node-7's"
     assert sorted(strategy.uploads) == [0, 2]
 
@@ -287,10 +288,10 @@ def test_a_registered_key_holds_a_node_to_its_number(strategy, replies) -> None:
 def test_a_node_that_came_in_another_s_stead_goes_by_its_number(strategy, replies) -> None:
     strategy.aggregate_train(1, replies)
     strategy.roster.nodes[1] = 99
-    strategy._claim(99, 1)
-    assert strategy.numbers[99] == 1
+    strategy.intake.claim(99, 1)
+    assert strategy.intake.numbers[99] == 1
     with pytest.raises(BankRefused, match="as node 1003 does"):
-        strategy._claim(98, 2)
+        strategy.intake.claim(98, 2)
 
 
 def test_node_without_a_number_is_named_as_a_node(run) -> None:
@@ -321,13 +322,16 @@ def strategy(settings) -> FederatedPatchCore:
     """For three nodes, of which two must come through; out of a run."""
     checked = settings(min_clients=2, timeout=5)
     made = FederatedPatchCore(checked, build_model(checked), Roster([1001, 1002, 1003]))
-    made.ticket = "now"
+    made.intake.open(1, "banks")
+    made.intake.ticket = "now"
     return made
 
 
 def test_client_that_gives_no_answer_is_left_out(strategy, replies) -> None:
     strategy.aggregate_train(1, [replies[2], replies[0]])
-    assert strategy.refused == [{"client": "node 1002", "reason": "it gave no answer within 5 s"}]
+    assert strategy.intake.refused == [
+        {"client": "node 1002", "reason": "it gave no answer within 5 s"}
+    ]
     assert sorted(strategy.uploads) == [0, 2]
 
 
@@ -340,6 +344,7 @@ def test_silence_of_too_many_fails_the_round(strategy, replies) -> None:
 
 def test_client_that_stays_silent_later_is_named_by_its_number(strategy, replies) -> None:
     strategy.aggregate_train(1, replies)
+    strategy.intake.open(1, "evaluate")
     with pytest.raises(RoundFailed, match="only 0 of 3 clients scored") as caught:
         strategy.aggregate_evaluate(1, [])
     assert "client 1: its bank is merged, but it gave no figures" in str(caught.value)
@@ -347,7 +352,7 @@ def test_client_that_stays_silent_later_is_named_by_its_number(strategy, replies
 
 def test_first_of_two_answers_counts(strategy, replies) -> None:
     strategy.aggregate_train(1, [*replies, replies[1]])
-    [refused] = strategy.refused
+    [refused] = strategy.intake.refused
     assert refused["client"] == 1
     assert "it answered twice" in refused["reason"]
     assert sorted(strategy.uploads) == [0, 1, 2]
@@ -355,11 +360,11 @@ def test_first_of_two_answers_counts(strategy, replies) -> None:
 
 def test_order_of_replies_does_not_change_the_merge(settings, strategy, replies) -> None:
     other = FederatedPatchCore(settings(), strategy.model, Roster([1001, 1002, 1003]))
-    other.ticket = "now"
+    other.intake.open(1, "banks")
+    other.intake.ticket = "now"
     one, _ = strategy.aggregate_train(1, replies)
     two, _ = other.aggregate_train(1, replies[::-1])
     assert one["bracket"].data == two["bracket"].data
-    assert strategy.broadcast_bytes == len(one["bracket"].data)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +386,7 @@ def test_what_a_client_s_exception_said_is_taken_out_of_flower_s_words(
     failed = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=request)
     failed.metadata.__dict__["_src_node_id"] = 1002
     strategy.aggregate_train(1, [replies[0], failed, replies[2]])
-    assert strategy.refused == [{"client": "node 1002", "reason": said}]
+    assert strategy.intake.refused == [{"client": "node 1002", "reason": said}]
 
 
 def test_requests_are_lists_and_carry_the_settings_to_every_node(strategy, identity) -> None:

@@ -11,9 +11,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fl.client_app import app as client_app
+from fl.intake import RoundFailed
 from fl.messages import unpack_banks
 from fl.setup import build_model, open_split
-from fl.strategy import RoundFailed
 from src.data import write_synthetic
 from src.data.partition import Partition
 
@@ -69,10 +69,10 @@ def test_a_reply_holds_banks_and_named_fields_and_nothing_else(exchanged) -> Non
             assert set(content["about"]) == fields | counts
         else:
             assert set(content) == {"about", "ticket"}
-            assert set(content["about"]) == {"client", "results"}
+            assert set(content["about"]) == {"client", "results", "seconds"}
             named = set(json.loads(content["about"]["results"]))
             assert named == {
-                *("client", "federated", "calibration", "seconds"),
+                *("client", "federated", "calibration"),
                 *("local", "local_images"),
             }
         assert not any(isinstance(record, MetricRecord) for record in content.values())
@@ -119,7 +119,7 @@ def test_half_precision_halves_the_upload(run, clean) -> None:
     half = clean.metrics["traffic"]
     for key in ("upload_bytes", "broadcast_bytes"):
         ratio = np.divide(whole[key], half[key])
-        np.testing.assert_allclose(ratio, 2, atol=0.03)  # arrays have headers
+        np.testing.assert_allclose(ratio, 2, atol=0.07)  # banks of eight kilobytes have headers
 
 
 @pytest.fixture(scope="module")

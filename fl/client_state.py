@@ -1,0 +1,93 @@
+"""What a client keeps in its context from one message to the next.
+
+A node that is started anew has forgotten it all; what it can make again, it makes again.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple
+
+import numpy as np
+from flwr.app import ConfigRecord, Context
+
+from fl.messages import pack_banks, unpack_banks
+from src.banks import Holding
+from src.client import Candidates, CodedBank, Known, OwnBank
+from src.coding import Coding
+
+OWN, OWN_RADII = "own", "own-radii"  # the banks that it would keep by itself
+SOURCES, SENT = "sources", "sent"  # the rows it has sent, before and after coding
+FOUND, FOUND_RADII, FOUND_ABOUT = "found", "found-radii", "found-about"  # what it could send
+
+
+def remember_own(context: Context, own: Mapping[str, OwnBank]) -> None:
+    """Keep the client's own banks."""
+    _store(context, OWN, {name: bank.rows for name, bank in own.items()})
+    _store(context, OWN_RADII, {name: np.array([bank.radius]) for name, bank in own.items()})
+
+
+def recall_own(context: Context) -> dict[str, OwnBank]:
+    """The client's own banks; none where they are forgotten."""
+    radii = _recall(context, OWN_RADII)
+    return {n: OwnBank(rows, float(radii[n][0])) for n, rows in _recall(context, OWN).items()}
+
+
+def remember_sent(
+    context: Context,
+    coding: Coding,
+    found: Mapping[str, Candidates],
+    coded: Mapping[str, CodedBank],
+) -> None:
+    """Keep the rows that go out, as the server will have them, and as they are if that differs."""
+    sent = {name: each.bank.features for name, each in coded.items()}
+    _add(context, SENT, sent)
+    if coding.lossy:
+        _add(context, SOURCES, {name: found[name].rows[: len(sent[name])] for name in sent})
+
+
+def recall_sent(context: Context) -> dict[str, np.ndarray]:
+    """Bank name -> all rows that this client has sent, decoded."""
+    return _recall(context, SENT)
+
+
+def recall_known(context: Context) -> dict[str, Known]:
+    """What became of the rows that this client has sent, where coding changed them."""
+    sent = _recall(context, SENT)
+    return {name: Known(rows, sent[name]) for name, rows in _recall(context, SOURCES).items()}
+
+
+def remember_found(context: Context, found: Mapping[str, Candidates]) -> None:
+    """Keep what the client has said that it could send, until it is told how much to."""
+    _store(context, FOUND, {name: candidates.rows for name, candidates in found.items()})
+    _store(context, FOUND_RADII, {name: candidates.radii for name, candidates in found.items()})
+    about = {name: [c.before, *astuple(c.holding)] for name, c in found.items()}
+    context.state[FOUND_ABOUT] = ConfigRecord({"json": json.dumps(about)})
+
+
+def take_found(context: Context) -> dict[str, Candidates]:
+    """What `remember_found` kept, once; nothing where it is forgotten."""
+    if FOUND_ABOUT not in context.state:
+        return {}
+    about = json.loads(str(context.state[FOUND_ABOUT]["json"]))
+    rows, radii = _recall(context, FOUND), _recall(context, FOUND_RADII)
+    for name in (FOUND, FOUND_RADII, FOUND_ABOUT):
+        del context.state[name]
+    return {
+        name: Candidates(rows[name], radii[name], before, Holding(*holding))
+        for name, (before, *holding) in about.items()
+    }
+
+
+def _store(context: Context, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    context.state[name] = pack_banks(arrays)
+
+
+def _recall(context: Context, name: str) -> dict[str, np.ndarray]:
+    return unpack_banks(context.state[name]) if name in context.state else {}  # type: ignore[arg-type]
+
+
+def _add(context: Context, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep rows below those that are kept under their bank's name already."""
+    before = _recall(context, name)
+    more = {n: np.concatenate([before[n], rows]) for n, rows in arrays.items() if n in before}
+    _store(context, name, {**before, **arrays, **more})
