@@ -58,21 +58,27 @@ def _by_weight(weights: np.ndarray, most: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _by_radius(surveys: list[Survey], rows: int) -> np.ndarray:
-    """Rows that each needs for the one radius that the budget allows: [K] float."""
+    """Rows that each needs for the smallest radius that the budget allows: [K] float.
+
+    Half a row more for those who would need another one for any smaller radius.
+    """
     low = min(float(survey.radii[-1]) for survey in surveys)
     high = max(float(survey.radii[0]) for survey in surveys)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if sum(_needed(survey, middle) for survey in surveys) <= rows:
+        if _needed(surveys, middle).sum() <= rows:
             high = middle
         else:
             low = middle
-    return np.array([_needed(survey, high) for survey in surveys])
+    needed = _needed(surveys, high)
+    if needed.sum() > rows:  # fewer rows than the first of each
+        return needed * rows / needed.sum()
+    return needed + 0.5 * (_needed(surveys, low) > needed)
 
 
-def _needed(survey: Survey, radius: float) -> float:
-    """Rows after which every patch lies within the radius; between a curve's points a line."""
-    return float(np.interp(radius, survey.radii[::-1], survey.counts[::-1]))
+def _needed(surveys: list[Survey], radius: float) -> np.ndarray:
+    """Rows after which all patches lie within the radius; between a curve's points a line: [K]."""
+    return np.ceil([np.interp(radius, s.radii[::-1], s.counts[::-1]) for s in surveys])
 
 
 def _rounded(wanted: np.ndarray, most: np.ndarray, rows: int) -> np.ndarray:

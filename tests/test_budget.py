@@ -1,7 +1,7 @@
 """Who may send how many rows: the budget is kept, and the largest radius is the least there is."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.banks import Holding, Survey
@@ -24,6 +24,7 @@ def clients(draw) -> dict[int, Survey]:
     return found
 
 
+@settings(max_examples=500)
 @given(clients(), st.integers(0, 200), st.sampled_from(["proportional", "equal", "radius"]))
 def test_rows_add_up_to_the_budget_and_nobody_gets_more_than_it_has(asked, rows, budget) -> None:
     given_ = allot(asked, rows, budget)
@@ -32,21 +33,25 @@ def test_rows_add_up_to_the_budget_and_nobody_gets_more_than_it_has(asked, rows,
     assert sum(given_.values()) == min(rows, sum(most.values()))
 
 
+@settings(max_examples=500)
 @given(clients(), st.integers(1, 100))
 def test_no_other_division_has_a_smaller_largest_radius(asked, rows) -> None:
-    """Farther down any curve by one row, and the rows are more than there are."""
+    """For any radius below the largest left, the clients need more rows than there are."""
     given_ = allot(asked, rows, "radius")
     left = {c: s.radii[max(0, given_[c] - s.counts[0])] for c, s in asked.items()}
     worst = max(left, key=left.__getitem__)
-    if given_[worst] >= asked[worst].counts[-1]:
+    if given_[worst] == asked[worst].counts[-1]:
         return  # it sends all it has
-    below = left[worst] - 1e-9
-    needed = sum(
-        int(s.counts[min(np.searchsorted(-s.radii, -below), len(s.counts) - 1)])
-        for s in asked.values()
+    below = left[worst] * (1 - 1e-9) - 1e-9
+    assert sum(_rows_within(s, below) for s in asked.values()) > rows
+
+
+def _rows_within(asked: Survey, radius: float) -> int:
+    """Counted one row after another; all its rows where even they do not reach the radius."""
+    return next(
+        (int(n) for n, r in zip(asked.counts, asked.radii, strict=True) if r <= radius),
+        int(asked.counts[-1]),
     )
-    # between two points of a curve rows are estimated by a line, off by one for each client
-    assert needed >= rows - len(asked)
 
 
 def test_radius_gives_a_varied_client_more_and_a_covered_one_nothing() -> None:
