@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fl.certificates import make_certificates
 from fl.cli_deploy import deployed
+from fl.cli_sweep import sweep
 from fl.config import CHECKOUT, ConfigError
 from fl.launch import RunFailed, launch
 from fl.predict import evaluate_model, find_images, write_predictions
@@ -35,6 +36,7 @@ SHOWN = 20  # scores that predict prints; scores.csv holds all
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(deployed, name="deploy")
+app.command()(sweep)
 
 Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engine) or inline")]
 Weights = Annotated[Path | None, typer.Option(help="the weights file the model was made with")]

@@ -5,7 +5,7 @@ The same keys serve `flwr run --run-config`, configs/*.toml and `fedpatchcore si
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -76,7 +76,7 @@ class Settings(BaseModel):
     # go on from the merged bank that an earlier run left in `out`
     resume: bool = _key("resume")
 
-    data_kind: Literal["visa", "synthetic", "autovi", "folder"] = _key("data.kind")
+    data_kind: Literal["synthetic", "autovi", "folder", "visa"] = _key("data.kind")
     data_root: AbsolutePath = _key("data.root")
     # comma-separated, or all
     data_objects: str = _key("data.objects", min_length=1)
@@ -166,23 +166,55 @@ def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
         raise ConfigError(
             f"{path} does not exist: run fedpatchcore from a checkout of its repository"
         )
-    return _flatten(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+    return flatten_settings(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
 
 
 def read_config(path: Path) -> dict[str, Scalar]:
     """Settings of a TOML file by key; nested tables become dotted keys.
 
     Raises:
+        ConfigError: no such file, one that cannot be read, not TOML, or a value that is a list.
+    """
+    return flatten_settings(read_toml(path))
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """The tables of a TOML file.
+
+    Raises:
         ConfigError: no such file, one that cannot be read, or not TOML.
     """
     try:
-        return _flatten(tomllib.loads(path.read_text("utf-8")))
+        return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"configuration file {path} does not exist") from error
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
+
+
+def flatten_settings(table: Mapping[str, object]) -> dict[str, Scalar]:
+    """Nested tables as dotted keys.
+
+    Raises:
+        ConfigError: a value that no setting has.
+    """
+    flat: dict[str, Scalar] = {}
+    for name, value in leaves(table):
+        if not isinstance(value, get_args(Scalar)):
+            raise ConfigError(f"{name}: a setting is a text, a number or true/false, not {value!r}")
+        flat[name] = value
+    return flat
+
+
+def leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys of nested tables, and what stands there."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
@@ -248,19 +280,6 @@ def _sentence(error: Mapping) -> str:
         return f"{key}: missing"
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{key} = {error['input']!r}: {said}"
-
-
-def _flatten(table: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
-    for key, value in table.items():
-        name = prefix + key
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{name}.")
-        elif isinstance(value, get_args(Scalar)):
-            flat[name] = value
-        else:
-            raise ConfigError(f"{name}: a setting is a text, a number or true/false, not {value!r}")
-    return flat
 
 
 _KEYS = [field.alias or name for name, field in Settings.model_fields.items()]

@@ -15,7 +15,7 @@ from fl.config import ConfigError, Settings
 from fl.progress import FOLDER as PROGRESS
 from src.data import InspectionDataset, open_dataset, write_synthetic
 from src.data.partition import Partition, extend_partition, make_partition
-from src.models import PatchCore
+from src.models import FeatureExtractor, PatchCore
 
 SYNTHETIC = "synthetic-1"
 SCORES = "scores"  # where clients of a simulation leave what they scored, while the run goes on
@@ -49,14 +49,11 @@ def build_model(settings: Settings) -> PatchCore:
         ConfigError: an unknown backbone, or one without the layers asked for.
         WeightsError: backbone weights that cannot be had here.
     """
-    weights = settings.model_weights
+    layers = tuple(settings.model_layers.split(","))
     try:
         return _model(
-            backbone=settings.model_backbone,
-            layers=tuple(settings.model_layers.split(",")),
+            backbone=_extractor(settings.model_backbone, layers, settings.model_weights),
             coreset_percentage=settings.model_coreset_percentage,
-            pretrained=weights != "random",
-            weights=None if weights in ("", "random") else weights,
             image_size=settings.image_size,
             crop=settings.data_crop or None,
             neighbors=settings.model_neighbors,
@@ -66,6 +63,12 @@ def build_model(settings: Settings) -> PatchCore:
         )
     except ValueError as error:
         raise ConfigError(f"model.backbone, model.layers: {error}") from error
+
+
+@functools.lru_cache(maxsize=1)  # its weights take long to load, and runs of a sweep share them
+def _extractor(backbone: str, layers: tuple[str, ...], weights: str) -> FeatureExtractor:
+    local = None if weights in ("", "random") else weights
+    return FeatureExtractor(backbone, layers, pretrained=weights != "random", weights=local)
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ from src.data.partition import partition_table
 from src.evaluation.summary import headline, summary_table
 
 CLIENTS = 4  # simulated where clients = 0
+PATHS = ("data.root", "cache.dir", "partition.file", "out", "evaluate.baseline-dir")
 
 console = Console()
 errors = Console(stderr=True)
@@ -63,19 +65,21 @@ def resolve(
     given: dict[str, Scalar] = default_settings()
     given |= read_config(config) if config else {}
     given |= parse_assignments(assignments)
-    for key in ("data.root", "cache.dir", "partition.file", "out"):
-        if given[key]:
-            given[key] = absolute(str(given[key]))
-    weights = str(given["model.weights"])
-    if weights not in ("", "random"):
-        given["model.weights"] = absolute(weights)
     if engine:
         given["engine"] = engine
     if out:
-        given["out"] = absolute(str(out))
-    given["out"] = given["out"] or _new_folder(config.stem if config else "run")
+        given["out"] = str(out)
+    given["out"] = given["out"] or new_folder(config.stem if config else "run")
     given["clients"] = given["clients"] or clients
-    return check_settings(given)
+    return check_settings(with_absolute_paths(given))
+
+
+def with_absolute_paths(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Settings as the apps need them, which run in a folder of their own."""
+    paths = [key for key in PATHS if given.get(key)]
+    if given.get("model.weights") not in (None, "", "random"):
+        paths.append("model.weights")
+    return {**given, **{key: absolute(str(given[key])) for key in paths}}
 
 
 def show_partition(settings: Settings) -> None:
@@ -104,9 +108,10 @@ def show_results(folder: Path) -> None:
 
 
 def absolute(path: str | Path) -> str:
-    """A path as the apps need it, which run in a folder of their own."""
+    """A path from the root on; ~ is the user's home."""
     return str(Path(os.path.expanduser(path)).absolute())
 
 
-def _new_folder(name: str) -> str:
+def new_folder(name: str) -> str:
+    """A place below outputs/ that nothing has yet."""
     return str(Path("outputs").absolute() / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")

@@ -48,6 +48,7 @@ class FeatureExtractor(nn.Module):
         self.backbone_name = backbone_name
         self.layers = list(layers)
         self.network = create_backbone(backbone_name, layers, pretrained, weights)
+        self.weights = Path(weights).name if weights else "published" if pretrained else "random"
         self.fingerprint = fingerprint(self.network, layers)
         config: Any = self.network.pretrained_cfg
         self.interpolation = str(config["interpolation"])

@@ -46,7 +46,9 @@ class PatchCore:
     """Anomaly detector that is fitted on normal images only.
 
     Args:
-        backbone: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0 or a timm name.
+        backbone: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0 or a timm name;
+            or a FeatureExtractor, which models may share. It brings its own layers and weights:
+            `layers`, `pretrained` and `weights` do not apply then. It is moved to `device`.
         layers: stages whose features are joined, shallowest first.
         coreset_percentage: the share of patches kept, as a fraction in (0, 1]: 0.1 keeps 10 %.
         device: "cuda", "cuda:1", "cpu"; a GPU that is not there is replaced by the CPU, said once.
@@ -77,7 +79,7 @@ class PatchCore:
 
     def __init__(
         self,
-        backbone: str = "wide_resnet50_2",
+        backbone: str | FeatureExtractor = "wide_resnet50_2",
         layers: Sequence[str] = ("layer2", "layer3"),
         coreset_percentage: float = 0.1,
         device: str = "cuda",
@@ -98,8 +100,9 @@ class PatchCore:
             raise ValueError(f"coreset_percentage is {coreset_percentage}: a fraction in (0, 1]")
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.device = _device(str(device))
-        self.backbone = FeatureExtractor(backbone, layers, pretrained, weights=weights)
-        self.backbone.to(self.device)
+        if isinstance(backbone, str):
+            backbone = FeatureExtractor(backbone, layers, pretrained, weights=weights)
+        self.backbone = backbone.to(self.device)
         self.coreset_percentage = coreset_percentage
         self.neighbors = neighbors
         self.seed = seed
@@ -112,7 +115,6 @@ class PatchCore:
         self.preparation = Preparation(
             None if size is None else (size[0], size[1]), crop, self.backbone.interpolation
         )
-        self._weights = Path(weights).name if weights else "published" if pretrained else "random"
         self.cache = None if cache is None else FeatureCache(cache, self._signature())
 
     def fit(self, dataset: Iterable) -> "PatchCore":
@@ -356,7 +358,7 @@ class PatchCore:
             "backbone": self.backbone.backbone_name,
             "layers": self.backbone.layers,
             "coreset_percentage": self.coreset_percentage,
-            "weights": self._weights,
+            "weights": self.backbone.weights,
             "image_size": self.preparation.size,
             "crop": self.preparation.crop,
             "patch_size": self.patch_size,

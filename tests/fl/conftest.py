@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
+from fl.cli import main
 from fl.client_app import app as honest_app
 from fl.config import Settings, check_settings, default_settings
 from fl.inline import run_inline
@@ -89,6 +91,40 @@ class Run:
     @property
     def model(self) -> ModelFile:
         return ModelFile.read(self.out / "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def sentence(self) -> str:
+        """What was said of the error, on one line."""
+        assert self.code == 1
+        assert "Traceback" not in self.out + self.err
+        assert self.err.startswith("error: ")
+        return " ".join(self.err.split())
+
+
+@pytest.fixture
+def cli(capfd, monkeypatch) -> Callable[..., Ended]:
+    """cli(*words): the command in this process, as its user would see it."""
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["fedpatchcore", *map(str, words)])
+        code = 0
+        capfd.readouterr()  # what the fixtures' own runs said
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        said = capfd.readouterr()
+        return Ended(code, said.out, said.err)
+
+    return call
 
 
 @pytest.fixture(scope="session")

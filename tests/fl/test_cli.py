@@ -3,53 +3,15 @@
 import json
 import re
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from fl.cli import main
 from fl.run_directory import write_config
 from fl.terminal import resolve
 from src.data.partition import Partition
 
 COMMANDS = ("demo", "simulate", "predict", "evaluate")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    def sentence(self) -> str:
-        """What was said of the error, on one line."""
-        assert self.code == 1
-        assert "Traceback" not in self.out + self.err
-        assert self.err.startswith("error: ")
-        return " ".join(self.err.split())
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Callable[..., Ended]:
-    """cli(*words): the command in this process, as its user would see it."""
-
-    def call(*words: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["fedpatchcore", *map(str, words)])
-        code = 0
-        capfd.readouterr()  # what the fixtures' own runs said
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        said = capfd.readouterr()
-        return Ended(code, said.out, said.err)
-
-    return call
 
 
 @pytest.fixture

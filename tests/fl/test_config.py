@@ -91,7 +91,7 @@ def test_missing_key_is_refused() -> None:
         ("engine", "dask", "'ray' or 'inline'"),
         ("cpus-per-client", 0, "greater than or equal to 1"),
         ("gpus-per-client", -0.5, "greater than or equal to 0"),
-        ("data.kind", "imagenet", "'synthetic', 'autovi' or 'folder'"),
+        ("data.kind", "imagenet", "'synthetic', 'autovi', 'folder' or 'visa'"),
         ("data.root", "parts", "absolute path"),
         ("data.root", 5, "valid string"),
         ("cache.dir", "./cache", "absolute path"),
