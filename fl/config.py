@@ -131,6 +131,8 @@ class Settings(BaseModel):
 
     # features and generated data; "": the user's cache folder
     cache_dir: AbsolutePath = _key("cache.dir")
+    # where the figures go beside metrics.json; "": nowhere
+    track: Literal["", "tensorboard", "mlflow"] = _key("track")
 
     @property
     def cache(self) -> Path:

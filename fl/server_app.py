@@ -19,6 +19,7 @@ from fl.progress import SERVER, reporter
 from fl.run_directory import held, pool_scores, write_config, write_run
 from fl.setup import build_model, clear_scratch, open_split, partition_data, run_folder
 from fl.strategy import FederatedPatchCore
+from fl.tracking import check_tracker, track_run
 from src.data import DataError
 from src.data.partition import Partition
 from src.evaluation.summary import headline
@@ -50,6 +51,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
     """The rounds themselves, in a run directory that is ours."""
+    check_tracker(settings.track)
     clear_scratch(out)
     write_config(out, settings)
     clock = Clock()
@@ -84,6 +86,7 @@ def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
             log.error("there is no centralized baseline: %s", error)
         clock.lap("centralized")
     metrics = write_run(out, settings, model, strategy, data, pooled, baseline, clock.laps)
+    track_run(settings.track, out, metrics)
     log.info("%s\nrun directory: %s", headline(metrics), out)
 
 
