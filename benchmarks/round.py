@@ -25,7 +25,8 @@ from torch import Tensor
 
 from benchmarks.common import check_device, device_name, median_seconds, report, wait
 from src.banks import ClientBank
-from src.client import calibrate_with, select_bank
+from src.client import calibrate_with, code_bank, find_candidates
+from src.coding import Coding
 from src.data.dataset import read_image
 from src.merge import merge_banks
 from src.models.extraction import BATCH_PIXELS
@@ -102,10 +103,10 @@ def main() -> None:
             "images_in": "files" if args.files else "memory",
             "seconds": total,
             "largest": max(seconds, key=lambda stage: seconds[stage]),
-            "patches": sum(bank.patches for bank in banks.values()),
+            "patches": sum(bank.holding.patches for bank in banks.values()),
             "rows_sent": sum(len(bank.features) for bank in banks.values()),
-            "bytes_sent": sum(bank.features.nbytes for bank in banks.values()),
-            "rows_merged": sum(bank.share for bank in banks.values()),
+            "bytes_sent": sum(2 * bank.features.size for bank in banks.values()),
+            "rows_merged": sum(bank.holding.share for bank in banks.values()),
             "images_a_second": rate,
             "forward_images_a_second": forward,
             "extraction_over_forward": rate / forward,
@@ -127,7 +128,9 @@ def one_round(
             for _ in model.embed(images):
                 pass
         with stages.time("both"):
-            banks[client] = select_bank(model, images, args.oversample, "float16")
+            found = find_candidates(model, images, args.oversample)
+            coded = code_bank(found, len(found.rows), Coding("float16"), found.own().radius)
+            banks[client] = coded.bank
     alone, both = stages.seconds.pop("alone"), stages.seconds.pop("both")
     stages.seconds.update({"extract": alone, "select": both - alone})
     with stages.time("merge"):
