@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import FolderDataset, Sample
-from src.data.partition import Partition, PartitionError, make_partition, partition_table
+from src.data.partition import (
+    Partition,
+    PartitionError,
+    extend_partition,
+    make_partition,
+    partition_table,
+)
 
 MTD = Path(__file__).parents[2].parent / "shared" / "mtd"
 KINDS = ["iid", "category", "attribute", "dirichlet", "quantity"]
@@ -220,6 +226,35 @@ def test_check_finds_images_that_are_missing_unknown_or_held_twice():
     twice = Partition("iid", 0, "", 1.0, (*partition.clients, partition.clients[0]))
     with pytest.raises(PartitionError, match="2 train images held twice"):
         twice.check(train, [])
+
+
+@given(datasets(), st.sampled_from(KINDS), st.integers(1, 30))
+def test_a_grown_dataset_keeps_who_holds_what_and_deals_out_the_rest(data, kind, old):
+    train, test, clients = data
+    first = _try(train[:old], test[:old], clients, kind, column="line", minimum=0) if old else None
+    if first is None:
+        return
+    grown = extend_partition(first, train, test)
+    grown.check(train, test)
+    for before, after in zip(first.clients, grown.clients, strict=True):
+        assert set(before.train) <= set(after.train)
+        assert set(before.test) <= set(after.test)
+    assert extend_partition(first, train[:old], test[:old]) == first
+
+
+def test_a_new_image_of_a_value_goes_to_who_holds_it_and_a_new_value_to_who_holds_least():
+    train = [_sample(i, line="a") for i in range(5)] + [_sample(i, line="b") for i in (5, 6)]
+    first = make_partition(train, [], 2, "attribute", column="line")
+    more = [*train, _sample(7, line="a"), _sample(8, line="c")]
+    counts = partition_table(extend_partition(first, more, []), more, "line")[1]
+    assert sorted(counts) == [[0, 2, 1], [6, 0, 0]]
+
+
+def test_images_that_have_gone_are_named():
+    train = [_sample(i) for i in range(4)]
+    first = make_partition(train, [], 2, "iid")
+    with pytest.raises(PartitionError, match=r"1 images .* have gone, first clip/train/0003.png"):
+        extend_partition(first, train[:3], [])
 
 
 @pytest.mark.skipif(not MTD.is_dir(), reason="shared/mtd is not beside the checkout")

@@ -117,6 +117,20 @@ def picks_are_the_float64_loop_s(device):
         assert abs(chosen.radii[-1] - float(distances.max().sqrt())) < 1e-5
 
 
+def a_selection_goes_on_from_a_bank(device):
+    for dtype in DTYPES:
+        rows, bank = (rows_of(n, 20, n, dtype, device) for n in (600, 40))
+        wide = rows.double()
+        distances = brute_force(rows, bank).min(1).values
+        picks = []
+        while len(picks) < 50:
+            picks.append(int(distances.argmax()))
+            distances = torch.minimum(distances, (wide - wide[picks[-1]]).square().sum(1))
+        chosen = farthest_first(rows, 50, covered=bank, working_set=32)
+        assert chosen.indices.tolist() == picks
+        assert abs(chosen.radii[-1] - float(distances.max().sqrt())) < 1e-5
+
+
 CHECKS = [
     the_nearest_row_is_brute_force_s,
     queries_far_beyond_the_rows_are_answered,
@@ -125,6 +139,7 @@ CHECKS = [
     a_difference_takes_any_index,
     copies_are_found,
     picks_are_the_float64_loop_s,
+    a_selection_goes_on_from_a_bank,
 ]
 
 if __name__ == "__main__":

@@ -18,6 +18,17 @@ def plain_farthest_first(rows, target, seed=42):
     picks = [int(np.random.default_rng(seed).integers(len(rows)))]
     distances = ((rows - rows[picks[0]]) ** 2).sum(1)
     radii = [distances.max() ** 0.5]
+    return plain_steps(rows, target, picks, distances, radii)
+
+
+def plain_going_on(rows, target, bank):
+    """The same from the rows of a bank on."""
+    rows, bank = np.asarray(rows, np.float64), np.asarray(bank, np.float64)
+    distances = np.min([((rows - row) ** 2).sum(1) for row in bank], axis=0)
+    return plain_steps(rows, target, [], distances, [distances.max() ** 0.5])
+
+
+def plain_steps(rows, target, picks, distances, radii):
     while len(picks) < target and radii[-1] > 0:
         picks.append(int(distances.argmax()))  # the first of equals
         distances = np.minimum(distances, ((rows - rows[picks[-1]]) ** 2).sum(1))
@@ -58,6 +69,46 @@ def test_picks_and_radii_are_those_of_the_plain_loop(kind, dtype, as_given, rand
     picks, radii = plain_farthest_first(rows, target, seed=3)
     np.testing.assert_array_equal(chosen.indices, picks)
     np.testing.assert_allclose(chosen.radii, radii, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["generic", "duplicated"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("working_set", [None, 16])
+def test_a_selection_goes_on_from_a_bank_as_the_plain_loop_does(
+    kind, dtype, working_set, random_state
+):
+    rows = KINDS[kind](random_state).astype(dtype)
+    bank = np.concatenate([rows[::17], random_state.normal(size=(5, rows.shape[1]))]).astype(dtype)
+    chosen = farthest_first(rows, 40, covered=bank, working_set=working_set)
+    picks, radii = plain_going_on(rows, 40, bank)
+    np.testing.assert_array_equal(chosen.indices, picks)
+    np.testing.assert_allclose([chosen.before, *chosen.radii], radii, rtol=3e-6)
+
+
+@given(st.integers(0, 99), st.sampled_from(sorted(KINDS)), st.integers(1, 60))
+def test_radii_of_a_selection_that_goes_on_are_the_measured_ones(seed, kind, target):
+    rows = KINDS[kind](np.random.default_rng(seed), n=100).astype(np.float32)
+    bank = rows[:9]
+    chosen = farthest_first(rows, target, covered=bank, working_set=8)
+    there = np.concatenate([bank, rows[chosen.indices]]).astype(np.float64)
+    gaps = np.linalg.norm(rows.astype(np.float64)[:, None] - there, axis=2)  # [N, 9 + k]
+    measured = np.minimum.accumulate(gaps, axis=1).max(0)[len(bank) - 1 :]
+    radii = [chosen.before, *chosen.radii]
+    np.testing.assert_allclose(radii, measured, rtol=1e-4, atol=3e-4 * gaps.max())
+
+
+@given(st.integers(0, 99), st.integers(1, 40), st.integers(1, 40))
+def test_going_on_from_the_first_picks_gives_the_next_ones(seed, first, more):
+    rows = generic(np.random.default_rng(seed), 120, 6)
+    whole = farthest_first(rows, first + more)
+    rest = farthest_first(rows, more, covered=rows[whole.indices[:first]])
+    np.testing.assert_array_equal(rest.indices, whole.indices[first:])
+
+
+def test_a_bank_that_has_every_row_leaves_nothing_to_pick(random_state):
+    rows = generic(random_state)
+    rest = farthest_first(rows, 10, covered=rows)
+    assert (len(rest.indices), rest.before) == (0, 0)
 
 
 @given(
