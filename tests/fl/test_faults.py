@@ -24,10 +24,9 @@ from fl.roles import serverapp_command, superlink_command
 from fl.setup import build_model
 from fl.submission import RunEnd, submit
 from fl.superlink import serve
-from src.banks import ClientBank
 from src.merge import merge_banks
 from src.models.model_file import ModelFile
-from tests.fl.faults.client_app import drawn
+from tests.fl.faults.client_app import bank_of, drawn
 
 pytestmark = pytest.mark.slow
 
@@ -150,9 +149,7 @@ class Federation:
 
     def expected(self, numbers: list[int], seed: int) -> np.ndarray:
         """The merge of these clients' rows, made here."""
-        rows = {n: drawn(n, seed, self.rows) for n in numbers}
-        half = self.rows // 2
-        sent = {n: ClientBank(r, 1.0, half, 2.0, 1, 1000 * self.rows) for n, r in rows.items()}
+        sent = {number: bank_of(drawn(number, seed, self.rows)) for number in numbers}
         return merge_banks(sent, seed).features
 
 

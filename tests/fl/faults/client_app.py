@@ -12,8 +12,19 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fl.messages import CONFIG, TICKET, Upload, pack_results, pack_upload, unpack_banks
-from src.banks import QUANTILES, ClientBank
+from fl.messages import (
+    CONFIG,
+    TICKET,
+    Prospect,
+    Sender,
+    Upload,
+    pack_prospect,
+    pack_results,
+    pack_upload,
+    unpack_banks,
+)
+from src.banks import QUANTILES, ClientBank, Holding, Survey
+from src.coding import CODES
 
 app = ClientApp()
 DIM = 152  # of the smallest backbone
@@ -37,22 +48,39 @@ def drawn(number: int, seed: int, rows: int) -> np.ndarray:
     return random.normal(size=(rows, DIM)).astype(np.float16)
 
 
+def bank_of(features: np.ndarray) -> ClientBank:
+    """What a client says of rows that it sends: half of them are its share."""
+    rows = len(features)
+    return ClientBank(features, 1.0, 2.0, Holding(1, 1000 * rows, rows // 2))
+
+
+def sender(number: int, context: Context) -> Sender:
+    """Who answers; it takes no time."""
+    fingerprint = str(context.node_config["fingerprint"])
+    seconds = {"features": 0.0, "coreset": 0.0}
+    return Sender(number, fingerprint, version("fedpatchcore"), seconds)
+
+
+def sent_by(number: int, message: Message, context: Context) -> np.ndarray:
+    """The rows that this client sends in this run."""
+    rows = int(context.node_config.get("rows", 40))
+    return drawn(number, int(message.content[CONFIG]["seed"]), rows)
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    number = int(context.node_config["partition-id"])
+    held = bank_of(sent_by(number, message, context)).holding
+    nothing = Survey(held, np.empty(0, np.int64), np.empty(0))
+    return answer(pack_prospect(Prospect(sender(number, context), {"part": nothing})), message)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     number = begin("train", context)
-    config = message.content[CONFIG]
-    rows = int(context.node_config.get("rows", 40))
-    features = drawn(number, int(config["seed"]), rows)
-    bank = ClientBank(features, 1.0, rows // 2, 2.0, images=1, patches=1000 * rows)
-    fingerprint = str(context.node_config["fingerprint"])
-    upload = Upload(
-        number,
-        fingerprint,
-        version("fedpatchcore"),
-        {"part": bank},
-        {"features": 0.0, "coreset": 0.0},
-    )
-    return answer(pack_upload(upload), message)
+    features = sent_by(number, message, context)
+    upload = Upload(sender(number, context), {"part": bank_of(features)})
+    return answer(pack_upload(upload, {"part": {CODES: features}}), message)
 
 
 @app.evaluate()
@@ -65,7 +93,7 @@ def evaluate(message: Message, context: Context) -> Message:
         "client": number,
         "federated": {"mean": figures, "objects": {"part": figures}},
         "calibration": {"part": calibration},
-        "seconds": {"features": 0.0, "evaluate": 0.0},
+        "seconds": {"features": 0.0, "evaluate": 0.0, "local": 0.0},
     }
     return answer(pack_results(results), message)
 
