@@ -7,6 +7,7 @@ from src.data.autovi import AutoVIDataset
 from src.data.dataset import DataError, Defect, InspectionDataset, Sample
 from src.data.folder import FolderDataset
 from src.data.synthetic import write_synthetic
+from src.data.visa import VisADataset
 
 __all__ = [
     "AutoVIDataset",
@@ -15,6 +16,7 @@ __all__ = [
     "FolderDataset",
     "InspectionDataset",
     "Sample",
+    "VisADataset",
     "open_dataset",
     "write_synthetic",
 ]
@@ -23,7 +25,7 @@ __all__ = [
 def open_dataset(
     kind: str, root: str | Path, objects: str | Sequence[str] | None, split: str
 ) -> InspectionDataset:
-    """Open a split of a dataset of kind autovi, folder or synthetic (made by `write_synthetic`).
+    """Open a split of a dataset of kind autovi, folder, visa or synthetic (of `write_synthetic`).
 
     `objects` is a list of names, a comma-separated string, or None or "all" for every object.
     Raises `DataError` for an unknown kind and for a root that does not hold what was asked for.
@@ -32,4 +34,6 @@ def open_dataset(
         return FolderDataset(root, objects, split)
     if kind in ("autovi", "synthetic"):
         return AutoVIDataset(root, objects, split, name=kind)
-    raise DataError(f"unknown data.kind {kind!r}: choose autovi, folder or synthetic")
+    if kind == "visa":
+        return VisADataset(root, objects, split)
+    raise DataError(f"unknown data.kind {kind!r}: choose autovi, folder, synthetic or visa")

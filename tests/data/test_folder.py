@@ -96,7 +96,7 @@ def test_open_dataset_knows_the_kinds(tile, autovi_object):
     assert open_dataset("folder", tile, None, "train").name == "tile"
     autovi_object(tile.parent / "autovi" / "clip")
     assert open_dataset("autovi", tile.parent / "autovi", "all", "test").name == "autovi"
-    with pytest.raises(DataError, match="autovi, folder or synthetic"):
+    with pytest.raises(DataError, match="autovi, folder, synthetic or visa"):
         open_dataset("mvtec", tile, None, "train")
 
 
