@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from fl.certificates import make_certificates
+from fl.cli_data import datasets
 from fl.cli_deploy import deployed
 from fl.cli_sweep import sweep
 from fl.config import CHECKOUT, ConfigError
@@ -36,6 +37,7 @@ SHOWN = 20  # scores that predict prints; scores.csv holds all
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(deployed, name="deploy")
+app.add_typer(datasets, name="data")
 app.command()(sweep)
 
 Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engine) or inline")]
