@@ -13,6 +13,7 @@ from rich.table import Table
 from fl.certificates import make_certificates
 from fl.cli_data import datasets
 from fl.cli_deploy import deployed
+from fl.cli_report import report
 from fl.cli_sweep import sweep
 from fl.config import CHECKOUT, ConfigError
 from fl.launch import RunFailed, launch
@@ -39,6 +40,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.add_typer(deployed, name="deploy")
 app.add_typer(datasets, name="data")
 app.command()(sweep)
+app.command()(report)
 
 Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engine) or inline")]
 Weights = Annotated[Path | None, typer.Option(help="the weights file the model was made with")]
