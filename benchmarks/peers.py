@@ -21,7 +21,9 @@ _ANOMALIB = "anomalib.models.components"
 def loop(rows: Tensor, target: int, seed: int = 42) -> Tensor:
     """Farthest-first, one matrix-vector product a pick, in the rows' own precision."""
     distances = torch.full_like(rows[:, 0], torch.finfo(rows.dtype).max)
-    distances[int(np.random.default_rng(seed).integers(len(rows)))] = torch.inf
+    along = torch.as_tensor(np.random.default_rng(seed).standard_normal(rows.shape[1]))
+    start = int((rows.float() @ along.float().to(rows.device)).argmax())  # where ours starts
+    distances[start] = torch.inf
     return _race(rows, distances, target)
 
 

@@ -16,7 +16,7 @@ A few picks from rows that fit a processor's cache gain nothing by blocks: `one_
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -37,6 +37,7 @@ IN_CACHE = 2**22  # values up to which rows are worked on pick by pick,
 FEW = 2**28  # as long as values times picks are no more
 STRETCH_BYTES = 64 * 2**20  # for results while rows are brought up to date, or 2 % of the rows
 PAIR_BYTES = 32  # for a row and a tile of picks, were each to come closer
+AHEAD = 64  # rows that are looked at in double precision for the start
 FIRST_COVERED, MOST_COVERED = 256, 4096  # rows that are there already, taken in at a time
 
 
@@ -63,7 +64,8 @@ def greedy_coreset_selection(features: Rows, target_size: int, seed: int = 42) -
     Args:
         features: [N, D] float array or tensor; a tensor is worked on where it lies.
         target_size: rows to select, 1 to N.
-        seed: fixes the start row, which is part of the coreset.
+        seed: fixes the start row, which is part of the coreset: the one that lies farthest along
+            a direction drawn from the seed, whatever the order of the rows.
 
     Returns:
         [target_size, D] in the order picked, of the type and dtype given. Where fewer distinct
@@ -94,6 +96,7 @@ def farthest_first(
     seed: int = 42,
     *,
     covered: np.ndarray | Tensor | None = None,
+    least: float = 0.0,
     devices: Sequence[str | torch.device] | None = None,
     progress: Progress | None = None,
     working_set: int | None = None,
@@ -104,6 +107,7 @@ def farthest_first(
         covered: [M, D] rows of a bank that is there already. The selection goes on from it: the
             first pick is the row farthest from it, the seed does not matter, and rows that equal
             one of it are not picked. Taken in the features' precision.
+        least: no row is picked whose distance to the picks before it is smaller than this.
         devices: that share the rows and the work; None leaves both where the rows lie. Rows that
             do not fit a GPU stay where they are, a memory-mapped file too, and pass through it.
         progress: called with (picks made, target size) after each block.
@@ -112,21 +116,22 @@ def farthest_first(
     """
     _check_shape(features, target_size)
     given = _as_tensor(features)
-    start = int(np.random.default_rng(seed).integers(len(given)))
     few = given.numel() <= IN_CACHE and given.numel() * target_size <= FEW
     if few and covered is None:
-        coreset = _pick_by_pick(given.cpu(), start, target_size)
+        coreset = _pick_by_pick(given.cpu(), seed, target_size)
         if progress:
             progress(len(coreset.indices), len(coreset.indices))
     else:
         rows = Shards(given, [torch.device(d) for d in devices] if devices else None)
-        race = _Race(rows, start, target_size, None if covered is None else _like(given, covered))
+        race = _Race(rows, seed, target_size, None if covered is None else _like(given, covered))
         size = working_set or _working_set_size(rows)
-        while race.count < race.target:
+        while race.count < race.target and (not least or race.farthest_left() >= least):
             race.run_block(size)
             if progress:
                 progress(race.count, race.target)
         coreset = race.result()
+    if least:
+        coreset = _no_closer_than(coreset, least)
     if coreset.distinct < target_size and covered is None:
         warnings.warn(
             f"{target_size} rows were asked for but only {coreset.distinct} of {len(given)} are "
@@ -136,9 +141,17 @@ def farthest_first(
     return coreset
 
 
-def _pick_by_pick(rows: Tensor, start: int, target: int) -> Coreset:
+def _no_closer_than(coreset: Coreset, least: float) -> Coreset:
+    """The picks whose distance to those before them, when they were picked, is at least `least`."""
+    distances = np.concatenate([[coreset.before], coreset.radii[:-1]])[: len(coreset.indices)]
+    count = int((distances >= least).sum())  # they never rise
+    return replace(coreset, indices=coreset.indices[:count], radii=coreset.radii[:count])
+
+
+def _pick_by_pick(rows: Tensor, seed: int, target: int) -> Coreset:
     if not torch.isfinite(torch.stack(torch.aminmax(rows))).all():
         _refuse(rows_not_finite(rows), len(rows))
+    start = _start(Shards(rows), seed)
     repeated = copies(Shards(rows), start)
     distinct = len(rows) - len(repeated)
     wide = rows.double() if rows.dtype == torch.bfloat16 else rows  # which arrays do not have
@@ -149,13 +162,14 @@ def _pick_by_pick(rows: Tensor, start: int, target: int) -> Coreset:
 class _Race:
     """The state of one selection: what is picked, and how far every row is from it."""
 
-    def __init__(self, rows: Shards, start: int, target: int, covered: Tensor | None) -> None:
+    def __init__(self, rows: Shards, seed: int, target: int, covered: Tensor | None) -> None:
         self.rows, self.lead = rows, rows.lead
         exact, rough = _frames(rows, covered)
         self.exact = exact
         self.runners = rows.each(
             lambda shard: _Runners(shard, exact.on(shard.device), rough.on(shard.device))
         )
+        start = _start(rows, seed) if covered is None else 0
         repeated = copies(rows, start)
         self.distinct = len(rows) - len(repeated)
         self.target = min(target, self.distinct)
@@ -178,10 +192,14 @@ class _Race:
             part = covered[done : done + min(MOST_COVERED, max(FIRST_COVERED, done))]
             self._update(part.to(self.lead), done)
             done += len(part)
-        self.before = max(float(runners.distances.max()) for runners in self.runners)
-        self.before = math.sqrt(max(self.before, 0.0))
+        self.before = self.farthest_left()
         self.distinct -= sum(runners.leave_covered() for runners in self.runners)
         self.target = min(self.target, self.distinct)
+
+    def farthest_left(self) -> float:
+        """Distance to the picks of the row that is farthest from them."""
+        squared = max(float(runners.distances.max()) for runners in self.runners)
+        return math.sqrt(max(squared, 0.0))
 
     def run_block(self, size: int) -> None:
         """Pick inside one working set as long as it must hold the farthest row; then update."""
@@ -197,15 +215,14 @@ class _Race:
         self._accept(members[at], values)
 
     def result(self) -> Coreset:
-        if not self.target:
+        if not self.count:
             nothing = np.empty(0, np.float32)
             return Coreset(nothing.astype(np.int64), nothing, self.distinct, self.before)
-        last = max(float(runners.distances.max()) for runners in self.runners)
-        picked = self.farthest[1 : self.target]
-        squared = torch.cat([picked, picked.new_tensor([max(last, 0.0)])])
-        falling = squared.flip(0).cummax(0).values.flip(0)  # as it is, but for the last bits
-        radii = falling.sqrt().float().cpu().numpy()
-        return Coreset(self.picks[: self.target].cpu().numpy(), radii, self.distinct, self.before)
+        picked = self.farthest[1 : self.count].sqrt()
+        distances = torch.cat([picked, picked.new_tensor([self.farthest_left()])])
+        falling = distances.flip(0).cummax(0).values.flip(0)  # as it is, but for the last bits
+        radii = falling.float().cpu().numpy()
+        return Coreset(self.picks[: self.count].cpu().numpy(), radii, self.distinct, self.before)
 
     def _accept(self, picks: Tensor, values: Tensor) -> None:
         """Take the picks in, and bring every row's distance up to date."""
@@ -351,6 +368,30 @@ def _frames(rows: Shards, covered: Tensor | None) -> tuple[Frame, Frame]:
         return frame, frame
     plain = Frame.as_it_is(rows.dim, rows.lead)
     return plain if uses_kernels(frame.origin) else frame, plain
+
+
+def _start(rows: Shards, seed: int) -> int:
+    """The row that lies farthest along a direction drawn from the seed; of equals the first.
+
+    Which it is does not depend on the order of the rows, nor on who holds them.
+    """
+    direction = torch.as_tensor(np.random.default_rng(seed).standard_normal(rows.dim))
+    ahead = rows.each(lambda shard: _ahead_along(shard, direction.float().to(shard.device)))
+    indices = torch.cat([found.to(rows.lead) for found in ahead])  # ascending
+    reach = (rows.take(indices).cpu().double() * direction).sum(1)
+    return int(indices[int(reach.argmax())])
+
+
+def _ahead_along(shard: Shard, direction: Tensor) -> Tensor:
+    """The rows [m] of a shard that lie farthest along a direction [D], ascending.
+
+    Enough of them that single precision's rounding leaves out none that may be the farthest.
+    """
+    reach = torch.empty(len(shard), device=shard.device)
+    for where, stretch in shard.tiles(shard.scratch):
+        for part in tiles(len(stretch), max(1024, len(shard) // 128)):
+            reach[where][part] = stretch[part].float() @ direction
+    return reach.topk(min(len(reach), AHEAD)).indices.sort().values + shard.first
 
 
 def _seen(shard: Shard) -> tuple[Tensor, Tensor, Tensor]:

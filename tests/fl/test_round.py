@@ -19,7 +19,8 @@ FRACTION, OVERSAMPLE, SEED = 0.1, 2.0, 42  # as in conftest.py
 
 def plain_selection(rows: np.ndarray, count: int) -> np.ndarray:
     """Farthest-first, slowly: the rows in the order picked."""
-    picks = [int(np.random.default_rng(SEED).integers(len(rows)))]
+    along = np.random.default_rng(SEED).standard_normal(rows.shape[1])
+    picks = [int((rows.astype(float) * along).sum(1).argmax())]
     nearest = np.full(len(rows), np.inf)
     while len(picks) < count:
         to_last = np.linalg.norm(rows.astype(float) - rows[picks[-1]].astype(float), axis=1)

@@ -107,7 +107,8 @@ def picks_are_the_float64_loop_s(device):
     for dtype, offset in ((torch.float32, 50.0), (torch.float16, 0.0)):
         rows = rows_of(300, 24, 5, dtype, device, offset)
         wide = rows.double()
-        picks = [int(np.random.default_rng(42).integers(len(rows)))]
+        direction = torch.as_tensor(np.random.default_rng(42).standard_normal(24)).to(device)
+        picks = [int((wide @ direction).argmax())]
         distances = (wide - wide[picks[0]]).square().sum(1)
         while len(picks) < 70:
             picks.append(int(distances.argmax()))

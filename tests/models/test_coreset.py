@@ -12,10 +12,16 @@ from src.models import copies, coreset, greedy_coreset_selection, random_coreset
 from src.models.coreset import farthest_first
 
 
+def start_of(rows, seed):
+    """The row farthest along the seed's direction; the first of equals."""
+    along = np.random.default_rng(seed).standard_normal(rows.shape[1])
+    return int((np.asarray(rows, np.float64) * along).sum(1).argmax())
+
+
 def plain_farthest_first(rows, target, seed=42):
     """Farthest-first in float64, one pick at a time: indices, and the radius after each pick."""
     rows = np.asarray(rows, np.float64)
-    picks = [int(np.random.default_rng(seed).integers(len(rows)))]
+    picks = [start_of(rows, seed)]
     distances = ((rows - rows[picks[0]]) ** 2).sum(1)
     radii = [distances.max() ** 0.5]
     return plain_steps(rows, target, picks, distances, radii)
@@ -225,15 +231,37 @@ def test_arrays_give_arrays(select, random_state):
 def test_the_seed_fixes_the_start_row_which_is_kept(random_state):
     rows = generic(random_state)
     starts = [farthest_first(rows, 4, seed).indices[0] for seed in range(20)]
-    assert starts == [np.random.default_rng(seed).integers(len(rows)) for seed in range(20)]
+    assert starts == [start_of(rows, seed) for seed in range(20)]
+    assert len(set(starts)) > 5
 
 
-def test_a_start_row_with_earlier_copies_is_the_one_kept():
-    rows = np.zeros((50, 3), np.float32)
-    start = int(np.random.default_rng(42).integers(50))
-    assert start > 0
+@given(st.integers(0, 99), st.sampled_from(["generic", "duplicated"]), st.booleans())
+def test_the_order_of_the_rows_changes_no_row_that_is_picked(seed, kind, in_cache):
+    rng = np.random.default_rng(seed)
+    rows = KINDS[kind](rng, n=120).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreset, "IN_CACHE", coreset.IN_CACHE if in_cache else 0)
+        picked, again = (greedy_coreset_selection(r, 20) for r in (rows, rng.permutation(rows)))
+    np.testing.assert_array_equal(picked, again)
+
+
+def test_of_rows_that_are_all_copies_the_first_is_kept():
     with pytest.warns(UserWarning, match="only 1 of 50"):
-        assert farthest_first(rows, 2).indices.tolist() == [start]
+        assert farthest_first(np.ones((50, 3), np.float32), 2).indices.tolist() == [0]
+
+
+@pytest.mark.parametrize("in_cache", [True, False])
+@given(st.integers(0, 99), st.floats(0.0, 40.0), st.booleans())
+def test_no_row_is_picked_that_is_closer_than_asked(in_cache, seed, least, going_on):
+    rows = generic(np.random.default_rng(seed), 150, 5).astype(np.float32) * 9
+    bank = rows[:7] if going_on else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreset, "IN_CACHE", coreset.IN_CACHE if in_cache else 0)
+        whole = farthest_first(rows, 90, covered=bank, working_set=16)
+        part = farthest_first(rows, 90, covered=bank, working_set=16, least=least)
+    count = int((np.concatenate([[whole.before], whole.radii[:-1]]) >= least).sum())
+    np.testing.assert_array_equal(part.indices, whole.indices[:count])
+    np.testing.assert_array_equal(part.radii, whole.radii[:count])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
