@@ -17,7 +17,8 @@ from src.merge import MergedBank
 from src.models.model_file import ModelFile
 
 MODEL, ROUND = "model.safetensors", "round.json"
-VERSION = 2
+VERSION = 3
+FIGURES = ("radius", "radius_bound", "exact")  # of a merge, beside its rows
 
 
 def keep_merge(strategy: FederatedPatchCore, out: Path) -> None:
@@ -38,7 +39,7 @@ def keep_merge(strategy: FederatedPatchCore, out: Path) -> None:
             for client in sorted(strategy.uploads)
         },
         "merged": {
-            name: {"radius": bank.radius, "radius_bound": bank.radius_bound}
+            name: {part: getattr(bank, part) for part in FIGURES}
             for name, bank in strategy.merged.items()
         },
         "stages": strategy.intake.stages,
@@ -69,8 +70,8 @@ def take_up_merge(strategy: FederatedPatchCore, out: Path) -> None:
     if model.fingerprint != ours:
         raise ConfigError(f"{out} is of another backbone ({model.fingerprint}, here {ours})")
     strategy.merged = {
-        name: MergedBank(model.banks[name], radii["radius"], radii["radius_bound"])
-        for name, radii in content["merged"].items()
+        name: MergedBank(model.banks[name], **figures)
+        for name, figures in content["merged"].items()
     }
     # a round that took in new images comes after the others again
     strategy.done = min(content["round"], strategy.settings.num_server_rounds)

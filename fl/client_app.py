@@ -11,17 +11,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl.client_state import (
     recall_known,
     recall_own,
     recall_sent,
+    recall_standings,
     remember_found,
     remember_own,
-    remember_sent,
+    remember_sending,
+    remember_standings,
+    settle,
     take_found,
+    take_in_merged,
 )
 from fl.config import ConfigError, Settings, check_settings
 from fl.messages import (
@@ -34,6 +38,7 @@ from fl.messages import (
     Results,
     Sender,
     Side,
+    Terms,
     Upload,
     pack_failure,
     pack_prospect,
@@ -46,6 +51,7 @@ from fl.messages import (
 from fl.progress import reporter
 from fl.setup import SCORES, Split, build_model, cpu_threads, open_split
 from src.banks import Survey
+from src.budget import CURVE_POINTS, EXACT_POINTS
 from src.client import (
     SHARED,
     Candidates,
@@ -63,6 +69,7 @@ from src.client import (
 from src.data import InspectionDataset
 from src.data.partition import Partition
 from src.evaluation.scored import evaluate, mean_figures
+from src.exact import farthest_patches, stand_to
 
 REACH = 3.0  # a client looks for so many times the rows that a proportional budget gives it
 NO_CURVE = (np.empty(0, np.int64), np.empty(0))
@@ -167,12 +174,21 @@ def _sayable(error: Exception, message: Message) -> str:
 @answering
 def survey(node: Node, message: Message, context: Context) -> RecordDict:
     """Say what this client holds of each bank and, if asked, how many rows would cover how much."""
-    clock = Clock()
+    clock, terms = Clock(), terms_of(message)
     node.extract(clock)
-    if unpack_terms(message.content[ROUND])["curves"]:  # type: ignore[arg-type]
-        found = find(node, message, context)
+    if terms.curves:
+        settle(context, terms.heard)
+        news = unpack_banks(message.content[BANKS]) if BANKS in message.content else {}  # type: ignore[arg-type]
+        merged = take_in_merged(context, news, terms.known)
+        if merged is None:
+            clock.lap("coreset")
+            return pack_prospect(Prospect(node.sender(clock), {}, lost=True))
+        if node.settings.exact_in(terms.number) and merged:
+            found, points = find_farthest(node, context, merged, terms), EXACT_POINTS
+        else:
+            found, points = find(node, context, merged, surveyed=True), CURVE_POINTS
         remember_found(context, found)
-        surveys = {name: candidates.survey() for name, candidates in found.items()}
+        surveys = {name: candidates.survey(points) for name, candidates in found.items()}
     else:
         surveys = {
             name: Survey(holding_of(node.model, images), *NO_CURVE)
@@ -188,14 +204,14 @@ def train(node: Node, message: Message, context: Context) -> RecordDict:
     """Select a bank for each object held, send as much of it as the budget gives."""
     clock = Clock()
     node.extract(clock)
-    found = take_found(context) or find(node, message, context)
+    found = take_found(context) or find_again(node, message, context)
     rows = allowed(node, message, found)
     own = own_banks(node, context, found)
     coded = {
         name: code_bank(candidates, rows[name], node.settings.coding, own[name].radius)
         for name, candidates in found.items()
     }
-    remember_sent(context, node.settings.coding, found, coded)
+    remember_sending(context, terms_of(message).number, node.settings.coding, found, coded)
     clock.lap("coreset")
     upload = Upload(node.sender(clock), {name: each.bank for name, each in coded.items()})
     return pack_upload(upload, {name: each.parts for name, each in coded.items()})
@@ -209,6 +225,7 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     clock = Clock()
     extract_features(node.model, node.own.test, node.progress("test features"))
     clock.lap("features")
+    settle(context)
     known = recall_known(context)
     calibrations = {
         name: calibrate_with(node.model, merged[name], images, known.get(name), node.progress)
@@ -234,23 +251,21 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     return pack_results(results)
 
 
-def find(node: Node, message: Message, context: Context) -> dict[str, Candidates]:
-    """What this client could send of each bank, beside what is there already.
+def terms_of(message: Message) -> Terms:
+    """What a request says of its round."""
+    return unpack_terms(message.content[ROUND])  # type: ignore[arg-type]
 
-    Raises:
-        CannotTakePart: a later round's selection that the client has forgotten.
-    """
+
+def find(
+    node: Node, context: Context, merged: Mapping[str, np.ndarray], surveyed: bool
+) -> dict[str, Candidates]:
+    """What this client could send of each bank: a coreset of what is not covered yet."""
     settings = node.settings
-    first = unpack_terms(message.content[ROUND])["number"] == 1  # type: ignore[arg-type]
-    surveyed = message.metadata.message_type != MessageType.TRAIN or ALLOWANCE in message.content
-    if not first and message.metadata.message_type == MessageType.TRAIN:
-        raise CannotTakePart("it was started anew within a round, which it sits out")
     reach = (REACH if surveyed else 1.0) * settings.merge_oversample / settings.num_server_rounds
-    there = unpack_banks(message.content[BANKS]) if BANKS in message.content else {}  # type: ignore[arg-type]
     sent = recall_sent(context)
     covered = {
         name: np.concatenate([rows, sent[name]]) if name in sent else rows
-        for name, rows in there.items()
+        for name, rows in merged.items()
     }
     return {
         name: find_candidates(
@@ -262,6 +277,32 @@ def find(node: Node, message: Message, context: Context) -> dict[str, Candidates
         )
         for name, images in node.banks().items()
     }
+
+
+def find_again(node: Node, message: Message, context: Context) -> dict[str, Candidates]:
+    """The same where the client was not asked before, or has forgotten what it said.
+
+    Raises:
+        CannotTakePart: it is a later round's selection that it has forgotten.
+    """
+    if terms_of(message).number > 1:
+        raise CannotTakePart("it was started anew within a round, which it sits out")
+    return find(node, context, {}, surveyed=ALLOWANCE in message.content)
+
+
+def find_farthest(
+    node: Node, context: Context, merged: Mapping[str, np.ndarray], terms: Terms
+) -> dict[str, Candidates]:
+    """What this client could send of each bank in an exact round: the patches farthest from it."""
+    before, found, standings = recall_standings(context), {}, {}
+    for name, images in node.banks().items():
+        standing = before.get(name)
+        news = merged[name][terms.known.get(name, 0) if standing else 0 :]
+        standing = stand_to(node.model, images, news, standing, node.progress)
+        most = terms.step.get(name, 0)
+        found[name], standings[name] = farthest_patches(node.model, images, standing, most)
+    remember_standings(context, standings)
+    return found
 
 
 def allowed(node: Node, message: Message, found: Mapping[str, Candidates]) -> dict[str, int]:

@@ -5,7 +5,7 @@ A node that is started anew has forgotten it all; what it can make again, it mak
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, fields
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
@@ -14,9 +14,13 @@ from fl.messages import pack_banks, unpack_banks
 from src.banks import Holding
 from src.client import Candidates, CodedBank, Known, OwnBank
 from src.coding import Coding
+from src.exact import Standing
 
 OWN, OWN_RADII = "own", "own-radii"  # the banks that it would keep by itself
 SOURCES, SENT = "sources", "sent"  # the rows it has sent, before and after coding
+PENDING_SOURCES, PENDING = "pending-sources", "pending"  # those it is about to send,
+PENDING_ROUND = "pending-round"  # and in which round
+MERGED, STANDING = "merged", "standing"  # the merged banks so far, and how far its patches are
 FOUND, FOUND_RADII, FOUND_ABOUT = "found", "found-radii", "found-about"  # what it could send
 
 
@@ -32,22 +36,79 @@ def recall_own(context: Context) -> dict[str, OwnBank]:
     return {n: OwnBank(rows, float(radii[n][0])) for n, rows in _recall(context, OWN).items()}
 
 
-def remember_sent(
+def remember_sending(
     context: Context,
+    server_round: int,
     coding: Coding,
     found: Mapping[str, Candidates],
     coded: Mapping[str, CodedBank],
 ) -> None:
-    """Keep the rows that go out, as the server will have them, and as they are if that differs."""
+    """Keep the rows that go out, as the server will have them, and as they are if that differs.
+
+    They count as sent once `settle` has heard that they came.
+    """
     sent = {name: each.bank.features for name, each in coded.items()}
-    _add(context, SENT, sent)
-    if coding.lossy:
-        _add(context, SOURCES, {name: found[name].rows[: len(sent[name])] for name in sent})
+    _store(context, PENDING, sent)
+    sources = {name: found[name].rows[: len(rows)] for name, rows in sent.items()}
+    _store(context, PENDING_SOURCES, sources if coding.lossy else {})
+    context.state[PENDING_ROUND] = ConfigRecord({"number": server_round})
+
+
+def settle(context: Context, heard: int | None = None) -> None:
+    """Book the rows that went out last as sent, if they came; else forget that they went.
+
+    Args:
+        context: the client's.
+        heard: the last round of which the server has this client's rows; None: not known.
+    """
+    if PENDING_ROUND not in context.state:
+        return
+    if heard is None or context.state[PENDING_ROUND]["number"] == heard:
+        sent = _recall(context, PENDING)
+        _add(context, SENT, sent)
+        _add(context, SOURCES, _recall(context, PENDING_SOURCES))
+        standings = recall_standings(context)
+        settled = {n: standing.settled(len(sent[n])) for n, standing in standings.items()}
+        remember_standings(context, settled)
+    for name in (PENDING, PENDING_SOURCES, PENDING_ROUND):
+        del context.state[name]
 
 
 def recall_sent(context: Context) -> dict[str, np.ndarray]:
     """Bank name -> all rows that this client has sent, decoded."""
     return _recall(context, SENT)
+
+
+def take_in_merged(
+    context: Context, news: Mapping[str, np.ndarray], known: Mapping[str, int]
+) -> dict[str, np.ndarray] | None:
+    """Put new rows of the merged banks below the `known` first ones that are kept.
+
+    Returns:
+        bank name -> rows of the merged bank; None where known ones are forgotten.
+    """
+    kept = _recall(context, MERGED)
+    if any(len(kept.get(name, ())) < count for name, count in known.items()):
+        return None
+    merged = {
+        name: np.concatenate([kept[name][: known[name]], rows]) if known.get(name) else rows
+        for name, rows in news.items()
+    }
+    _store(context, MERGED, merged)
+    return merged
+
+
+def remember_standings(context: Context, standings: Mapping[str, Standing]) -> None:
+    """Keep how far the client's patches are from the banks."""
+    for part in fields(Standing):
+        parts = {name: getattr(standing, part.name) for name, standing in standings.items()}
+        _store(context, f"{STANDING}-{part.name}", parts)
+
+
+def recall_standings(context: Context) -> dict[str, Standing]:
+    """Bank name -> what `remember_standings` kept; none where it is forgotten."""
+    parts = [_recall(context, f"{STANDING}-{part.name}") for part in fields(Standing)]
+    return {name: Standing(*(part[name] for part in parts)) for name in parts[0]}
 
 
 def recall_known(context: Context) -> dict[str, Known]:

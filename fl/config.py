@@ -66,7 +66,7 @@ class Settings(BaseModel):
     min_clients: int = _key("min-clients", ge=0)
     timeout: int = _key("timeout", ge=1)
     # in rounds after the first, clients send only what the merged bank does not cover yet
-    num_server_rounds: int = _key("num-server-rounds", ge=1, le=64)
+    num_server_rounds: int = _key("num-server-rounds", ge=1, le=1000)
     # ray: Flower's simulation engine; inline: this process, one client after another
     engine: Literal["ray", "inline"] = _key("engine")
     cpus_per_client: int = _key("cpus-per-client", ge=1)
@@ -111,6 +111,10 @@ class Settings(BaseModel):
     # that features may take while a client selects; 0: 2048 on a CPU, 60 % of a GPU's free memory
     model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=0)
 
+    # coreset: clients send coresets of what is not covered, and each round brings an even part of
+    # the bank; exact: they send the patches farthest from it, until the bank is the one that
+    # centralized selection makes, in at most num-server-rounds rounds
+    merge_protocol: Literal["coreset", "exact"] = _key("merge.protocol")
     # rows that the clients send in all rounds together, as a multiple of the merged bank's
     merge_oversample: float = _key("merge.oversample", ge=1)
     # who sends how many of them in the first round; later ones go by radius
@@ -138,6 +142,10 @@ class Settings(BaseModel):
     def cache(self) -> Path:
         """The cache folder."""
         return Path(self.cache_dir or platformdirs.user_cache_dir("fedpatchcore"))
+
+    def exact_in(self, server_round: int) -> bool:
+        """Whether a round is one of the exact protocol; one that takes in new images never is."""
+        return self.merge_protocol == "exact" and server_round <= self.num_server_rounds
 
     @property
     def coding(self) -> Coding:
@@ -268,6 +276,13 @@ def _disagreements(s: Settings) -> Iterable[str]:
             "model.scope = object: with partition.kind = category no two clients share an object, "
             "so there is nothing to merge; set model.scope = shared"
         )
+    if s.merge_protocol == "exact" and s.coding.lossy:
+        yield (
+            "merge.protocol = exact: rows must arrive as they are; set merge.encoding = float16 or "
+            "float32, and merge.components = 0"
+        )
+    if s.merge_protocol == "exact" and s.num_server_rounds == 1:
+        yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
     weights = s.model_weights
     if weights not in ("", "random") and not Path(weights).is_absolute():
         yield f"model.weights = {weights}: leave empty, or write random or an absolute path"

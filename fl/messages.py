@@ -1,8 +1,8 @@
 """The wire format: what the messages of a run carry. No other module knows it.
 
-- every request: `config`, the settings; `ticket`, which names the exchange; `round`, its number;
-- query, to a client: `banks`, the merged rows so far, if there are any; its answer: `about`, what
-  it holds of each bank, and the radius curve of what it could send;
+- every request: `config`, the settings; `ticket`, which names the exchange; `round`, its terms;
+- query, to a client: `banks`, the merged rows that it has not been sent yet; its answer: `about`,
+  what it holds of each bank, and the radius curve of what it could send;
 - train, to a client: `allowance`, rows that it may send, where the server sets that; its answer:
   `banks`, the coded rows of each bank, records with what decodes them, and `about`, counts and
   radii;
@@ -20,7 +20,7 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
@@ -79,22 +79,35 @@ class Upload:
 
 @dataclass(frozen=True)
 class Prospect:
-    """A client's answer to the query: bank name -> what it holds and could send."""
+    """A client's answer to the query: bank name -> what it holds and could send.
+
+    Attributes:
+        lost: it has not the rows of the merged bank that it was sent before: it has been started
+            anew, and has to be told all.
+    """
 
     sender: Sender
     surveys: Mapping[str, Survey]
+    lost: bool = False
 
 
-class Terms(TypedDict):
+@dataclass(frozen=True)
+class Terms:
     """What a request says of its round.
 
     Attributes:
         number: of the round, from 1 on.
         curves: whether a query asks for radius curves, and not only for what clients hold.
+        heard: the last round of which the server has this client's rows; 0: of none.
+        known: bank name -> rows of the merged bank that the client has been sent before.
+        step: bank name -> rows that all clients together will be asked for, in an exact round.
     """
 
     number: int
-    curves: bool
+    curves: bool = False
+    heard: int = 0
+    known: Mapping[str, int] = field(default_factory=dict)
+    step: Mapping[str, int] = field(default_factory=dict)
 
 
 def _is_name(text: str) -> str:
@@ -177,12 +190,19 @@ def unpack_banks(record: ArrayRecord) -> dict[str, np.ndarray]:
 
 def pack_terms(terms: Terms) -> ConfigRecord:
     """The record ROUND of a request."""
-    return ConfigRecord({"number": terms["number"], "curves": terms["curves"]})
+    banks = sorted({*terms.known, *terms.step})
+    known, step = ([of.get(name, 0) for name in banks] for of in (terms.known, terms.step))
+    said: dict[str, Any] = {"banks": banks, "known": known, "step": step}
+    return ConfigRecord(
+        {"number": terms.number, "curves": terms.curves, "heard": terms.heard, **said}
+    )
 
 
 def unpack_terms(record: ConfigRecord) -> Terms:
     """The inverse of `pack_terms`."""
-    return {"number": int(record["number"]), "curves": bool(record["curves"])}  # type: ignore[arg-type]
+    given: dict[str, Any] = dict(record)
+    known, step = (dict(zip(given["banks"], given[of], strict=True)) for of in ("known", "step"))
+    return Terms(given["number"], given["curves"], given["heard"], known, step)
 
 
 def pack_allowance(rows: Mapping[str, int]) -> ConfigRecord:
@@ -231,7 +251,11 @@ def pack_prospect(prospect: Prospect) -> RecordDict:
         name: {**vars(survey.holding), "counts": survey.counts.tolist(), "radii": _short(survey)}
         for name, survey in prospect.surveys.items()
     }
-    about = {**_introduced(prospect.sender), "surveys": json.dumps(surveys)}
+    about = {
+        **_introduced(prospect.sender),
+        "surveys": json.dumps(surveys),
+        "lost": prospect.lost,
+    }
     return RecordDict({ABOUT: ConfigRecord(about)})
 
 
@@ -252,7 +276,7 @@ def unpack_prospect(content: RecordDict) -> Prospect:
             holding = Holding(given["images"], given["patches"], given["share"])
             counts = np.array(given["counts"], np.int64)
             surveys[name] = Survey(holding, counts, np.array(given["radii"], float))
-        return Prospect(_sender(about), surveys)
+        return Prospect(_sender(about), surveys, bool(about["lost"]))
     except Exception as error:
         raise _unreadable(error) from error
 
@@ -261,10 +285,10 @@ def pack_upload(upload: Upload, coded: Mapping[str, Parts]) -> RecordDict:
     """The client's answer to the train message; `coded` are its banks' rows as they are sent."""
     names = list(upload.banks)
     about: dict[str, Any] = {**_introduced(upload.sender), "banks": names}
-    for field in COUNTS:
-        about[field] = [getattr(upload.banks[name].holding, field) for name in names]
-    for field in RADII:
-        about[field] = [getattr(upload.banks[name], field) for name in names]
+    for part in COUNTS:
+        about[part] = [getattr(upload.banks[name].holding, part) for name in names]
+    for part in RADII:
+        about[part] = [getattr(upload.banks[name], part) for name in names]
     content = RecordDict({ABOUT: ConfigRecord(about)})
     for part in PARTS:
         content[part] = pack_banks({n: parts[part] for n, parts in coded.items() if part in parts})

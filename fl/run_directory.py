@@ -264,6 +264,7 @@ def _bank(strategy: FederatedPatchCore, name: str) -> dict:
         "bytes": merged.features.nbytes,
         "radius_bound": merged.radius_bound,
         "radius": strategy.measured_radius(name),
+        **({"exact": merged.exact} if merged.exact else {}),
     }
 
 
@@ -271,6 +272,7 @@ def _banks_together(strategy: FederatedPatchCore) -> dict:
     """All banks as one: sizes add up, a radius holds for all."""
     banks = [_bank(strategy, name) for name in strategy.merged]
     radii = [bank["radius"] for bank in banks]
+    exact = sum(bank.get("exact", 0) for bank in banks)
     return {
         "size": sum(bank["size"] for bank in banks),
         "dim": banks[0]["dim"],
@@ -278,6 +280,7 @@ def _banks_together(strategy: FederatedPatchCore) -> dict:
         "bytes": sum(bank["bytes"] for bank in banks),
         "radius_bound": max(bank["radius_bound"] for bank in banks),
         "radius": None if None in radii else max(radii),
+        **({"exact": exact} if exact else {}),
     }
 
 

@@ -7,7 +7,7 @@ the merged banks go to every client, which installs them and sends back figures.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -25,6 +25,7 @@ from fl.messages import (
     TICKET,
     Results,
     Sender,
+    Terms,
     Upload,
     check_size,
     pack_allowance,
@@ -89,6 +90,9 @@ class FederatedPatchCore(Strategy):
         self.intake = Intake(roster, settings.timeout, settings.min_clients, fingerprint)
         self._surveys: dict[int, Mapping[str, Survey]] = {}  # of this round
         self._allowances: dict[int, dict[str, int]] = {}  # of this round
+        self._known: dict[int, dict[str, int]] = {}  # client -> rows of the banks that it has
+        self._heard: dict[int, int] = {}  # client -> the last round of which its rows came
+        self._lost: set[int] = set()  # clients that were started anew, and must be told all
 
     @property
     def rounds(self) -> int:
@@ -113,15 +117,21 @@ class FederatedPatchCore(Strategy):
         config: ConfigRecord,
         grid: Grid,
     ) -> list[Message]:
-        """Ask every node for its banks; nobody, where a run is resumed that has merged them."""
+        """Ask every node for its banks; nobody, where they are merged or complete already."""
         self._allowances = {}
         if server_round <= self.done:
             return []
-        if server_round == 1 and self.settings.merge_budget == "proportional":
+        if server_round == 1 and not self._asks_first:
             return self._messages(MessageType.TRAIN, server_round)
         self._survey(grid, server_round, curves=True)
         self._allowances = self._allot(server_round)
         return self._messages(MessageType.TRAIN, server_round, allowances=self._allowances)
+
+    @property
+    def _asks_first(self) -> bool:
+        """Whether clients tell their radius curves before the first rows are sent."""
+        settings = self.settings
+        return settings.merge_budget != "proportional" or settings.merge_protocol == "exact"
 
     def aggregate_train(
         self,
@@ -136,61 +146,97 @@ class FederatedPatchCore(Strategy):
         if server_round > self.done:
             self.intake.take(replies, self._accept_upload)
             self.intake.check_enough("sent a bank that can be merged")
+            self._heard |= dict.fromkeys(self.intake.came, server_round)
             self._merge(server_round)
             self.done = server_round
+            if self.settings.exact_in(server_round) and self._complete():
+                self.done = self.settings.num_server_rounds
             self.keep(self)
         rows = sum(len(bank.features) for bank in self.merged.values())
         return self._merged_rows(), MetricRecord({"clients": len(self.uploads), "rows": rows})
 
     def _survey(self, grid: Grid, server_round: int, curves: bool) -> None:
         """Ask what the clients hold; with `curves`, also how many rows would cover how much."""
-        content = {BANKS: self._merged_rows()} if curves and self.merged else {}
-        messages = self._messages(MessageType.QUERY, server_round, content, curves=curves)
-        self._surveys = {}
+        self._surveys, self._lost = {}, set()
+        messages = self._messages(MessageType.QUERY, server_round, curves=curves)
         replies = grid.send_and_receive(messages, timeout=self.settings.timeout)
         self.intake.take(replies, self._accept_prospect)
+        if self._lost:
+            came, self._lost = self.intake.came - self._lost, set()
+            again = self.intake.came - came
+            messages = self._messages(MessageType.QUERY, server_round, curves=curves, to=again)
+            replies = grid.send_and_receive(messages, timeout=self.settings.timeout)
+            self.intake.take(replies, self._accept_prospect)
+            self.intake.came |= came
         self.intake.check_enough("said what they hold")
 
     def _allot(self, server_round: int) -> dict[int, dict[str, int]]:
         """Client -> bank name -> rows that it may send in this round."""
+        exact = self.settings.exact_in(server_round)
         budget = self.settings.merge_budget if server_round == 1 else "radius"
         allowances: dict[int, dict[str, int]] = {client: {} for client in self._surveys}
         for name in sorted({name for surveys in self._surveys.values() for name in surveys}):
             asked = {c: surveys[name] for c, surveys in self._surveys.items() if name in surveys}
             grow = self._size(name, server_round) - self._has(name)
             rows = max(0, round(self.settings.merge_oversample * grow))
+            if exact:  # first a row of each, to begin with
+                budget, rows = (
+                    ("radius", self._step(name)) if self._has(name) else ("equal", len(asked))
+                )
             for client, count in allot(asked, rows, budget).items():
                 allowances[client][name] = count
         return allowances
 
+    def _step(self, name: str) -> int:
+        """Rows that the clients send together in an exact round, until the bank is complete."""
+        rounds = self.settings.num_server_rounds
+        size = self._size(name, rounds)
+        return -(-round(self.settings.merge_oversample * size) // rounds) * (size > self._has(name))
+
+    def _complete(self) -> bool:
+        """Whether the merged banks have all the rows that they are to have."""
+        rounds = self.settings.num_server_rounds
+        return all(self._has(name) >= self._size(name, rounds) for name in self.merged)
+
     def _size(self, name: str, server_round: int) -> int:
-        """Rows of a merged bank after a round: an even part of the shares each, then its growth."""
+        """Rows of a merged bank after a round at most: a part of the shares, then its growth."""
         if server_round > self.settings.num_server_rounds:
             return self._has(name) + self.growth.get(name, 0)
+        part = server_round / self.settings.num_server_rounds
+        if self.settings.exact_in(server_round):
+            part = float(server_round > 1)  # one row to begin with
         shares = {
             c: u.banks[name].holding.share for c, u in self.uploads.items() if name in u.banks
         }
         shares |= {c: s[name].holding.share for c, s in self._surveys.items() if name in s}
-        return max(1, round(sum(shares.values()) * server_round / self.settings.num_server_rounds))
+        return max(1, round(sum(shares.values()) * part))
 
     def _has(self, name: str) -> int:
         return len(self.merged[name].features) if name in self.merged else 0
 
     def _merge(self, server_round: int) -> None:
         started = time.monotonic()
+        exact = self.settings.exact_in(server_round)
         for name in sorted({name for upload in self.uploads.values() for name in upload.banks}):
             banks = {c: u.banks[name] for c, u in self.uploads.items() if name in u.banks}
+            size = self._size(name, server_round)
+            if exact and 0 < self._has(name) >= size:
+                continue
             self.merged[name] = merge_banks(
                 banks,
                 self.settings.seed,
-                self.progress("merge"),
-                size=self._size(name, server_round),
+                None if exact else self.progress("merge"),
+                size=size,
                 before=self.merged.get(name),
+                told=self.intake.came & banks.keys() if exact else (),
+                fill=not exact or server_round == self.settings.num_server_rounds,
             )
         self.seconds += time.monotonic() - started
 
-    def _merged_rows(self) -> ArrayRecord:
-        return pack_banks({name: bank.features for name, bank in self.merged.items()})
+    def _merged_rows(self, known: Mapping[str, int] = {}) -> ArrayRecord:
+        """The merged banks, but for the first rows of each that are known."""
+        banks = {name: bank.features for name, bank in self.merged.items()}
+        return pack_banks({name: rows[known.get(name, 0) :] for name, rows in banks.items()})
 
     def configure_evaluate(
         self,
@@ -202,7 +248,7 @@ class FederatedPatchCore(Strategy):
         """After the last round, broadcast the merged banks, also to clients that were left out."""
         if server_round < self.rounds:
             return []
-        return self._messages(MessageType.EVALUATE, server_round, {BANKS: arrays})
+        return self._messages(MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(
         self,
@@ -249,35 +295,64 @@ class FederatedPatchCore(Strategy):
         self,
         kind: str,
         server_round: int,
-        content: Mapping[str, ArrayRecord] = {},
         *,
         curves: bool = False,
         allowances: Mapping[int, Mapping[str, int]] | None = None,
+        to: Collection[int] | None = None,
     ) -> list[Message]:
-        """Requests to the nodes, under a new ticket: to all, or to those with an allowance."""
+        """Requests under a new ticket: to all nodes, or to those of some clients.
+
+        Args:
+            kind: of the messages; an evaluation carries the merged banks, a query for curves what
+                the client does not know of them.
+            server_round: its number.
+            curves: whether a query asks for them.
+            allowances: client -> rows that it may send; others are not asked.
+            to: clients; None for all.
+        """
         stage = "banks" if kind == MessageType.TRAIN else kind
         stage = ("curves" if curves else "counts") if kind == MessageType.QUERY else stage
         ticket = pack_ticket(self.intake.open(server_round, stage))
         config = ConfigRecord({**self.settings.flat(), "workspace": self.workspace})
-        terms = pack_terms({"number": server_round, "curves": curves})
-        records = {CONFIG: config, TICKET: ticket, ROUND: terms}
-        requests = {node: RecordDict({**records, **content}) for node in self.roster.nodes}
-        if allowances is not None:
-            numbers = self.intake.numbers
-            requests = {n: each for n, each in requests.items() if numbers.get(n) in allowances}
-            for node, each in requests.items():
-                each[ALLOWANCE] = pack_allowance(allowances[numbers[node]])
-        self.intake.sending(requests, None if allowances is None else list(allowances))
+        to = allowances.keys() if allowances is not None else to
+        requests = {}
+        for node in self.roster.nodes:
+            client = self.intake.numbers.get(node)
+            if to is not None and client not in to:
+                continue
+            known = self._known.get(client, {}) if curves and client is not None else {}
+            terms = self._terms(server_round, curves, client, known)
+            request = RecordDict({CONFIG: config, TICKET: ticket, ROUND: terms})
+            if self.merged and (curves or kind == MessageType.EVALUATE):
+                request[BANKS] = self._merged_rows(known)
+            if allowances is not None and client is not None:
+                request[ALLOWANCE] = pack_allowance(allowances[client])
+            requests[node] = request
+        self.intake.sending(requests, None if to is None else list(to))
         return [Message(each, node, kind) for node, each in requests.items()]
+
+    def _terms(
+        self, server_round: int, curves: bool, client: int | None, known: Mapping[str, int]
+    ) -> ConfigRecord:
+        exact = curves and self.settings.exact_in(server_round)
+        heard = self._heard.get(client, 0) if client is not None else 0
+        step = {name: self._step(name) for name in self.merged} if exact else {}
+        return pack_terms(Terms(server_round, curves, heard, known, step))
 
     def _accept_prospect(self, content: RecordDict) -> None:
         prospect = unpack_prospect(content)
+        client = prospect.sender.client
         self.intake.check_sender(prospect.sender)
+        if prospect.lost and self._known.get(client):
+            self._known[client] = {}
+            self._lost.add(client)
+            return
         if not prospect.surveys:
             raise BankRefused("it holds no bank")
         for survey in prospect.surveys.values():
             check_survey(survey)
-        self._surveys[prospect.sender.client] = prospect.surveys
+        self._surveys[client] = prospect.surveys
+        self._known[client] = {name: self._has(name) for name in self.merged}
         self._add_seconds(prospect.sender)
 
     def _accept_upload(self, content: RecordDict) -> None:

@@ -15,12 +15,13 @@ from src.banks import Survey
 
 Budget = Literal["proportional", "equal", "radius"]
 CURVE_POINTS = 128  # of a radius curve: some two kilobytes
+EXACT_POINTS = 24  # of one in an exact round, of which there are many
 HALVINGS = 60
 
 
-def curve_counts(most: int, first: int) -> np.ndarray:
+def curve_counts(most: int, first: int, points: int = CURVE_POINTS) -> np.ndarray:
     """Numbers of rows at which a curve of `first` to `most` rows is told: [m] int64, ascending."""
-    spread = np.geomspace(1, most, CURVE_POINTS) if most else np.empty(0)
+    spread = np.geomspace(1, most, points) if most else np.empty(0)
     counts = np.unique(np.concatenate([[first], np.rint(spread), [most]]).astype(np.int64))
     return counts[counts >= first]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.banks import QUANTILES, Calibration, ClientBank, Holding, Survey
-from src.budget import curve_counts
+from src.budget import CURVE_POINTS, curve_counts
 from src.coding import Coding, Parts, decode, encode, slip
 from src.data import InspectionDataset
 from src.evaluation.scored import Scored
@@ -50,11 +50,12 @@ def extract_features(model: PatchCore, dataset: InspectionDataset, progress: Pro
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a client could send of one bank, by farthest-first selection.
+    """What a client could send of one bank: a coreset, or (`src.exact`) the farthest patches.
 
     Attributes:
         rows: [k, D] in the order picked, in the features' precision.
-        radii: [k] covering radius of the client's patches by the first t + 1 of them.
+        radii: [k] covering radius of the client's patches by the first t + 1 of them and the bank
+            that is there already; of the farthest patches: of those that are left, by that bank.
         before: the same by none of them: by the bank that is there already, else infinite.
         holding: what is behind them.
     """
@@ -64,10 +65,10 @@ class Candidates:
     before: float
     holding: Holding
 
-    def survey(self) -> Survey:
-        """How many rows cover how much."""
+    def survey(self, points: int = CURVE_POINTS) -> Survey:
+        """How many rows cover how much, at about so many points."""
         first = 0 if np.isfinite(self.before) else 1
-        counts = curve_counts(len(self.rows), first)
+        counts = curve_counts(len(self.rows), first, points)
         return Survey(self.holding, counts, np.array([self.radius(n) for n in counts]))
 
     def radius(self, count: int) -> float:
@@ -116,17 +117,18 @@ def find_candidates(
     picked = model.select(
         train, min(1.0, reach * fraction), covered=covered, selecting=progress("coreset")
     )
-    holding = _holding(len(train), picked.seen, fraction)
-    return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.before, holding)
+    held = holding(len(train), picked.seen, fraction)
+    return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.before, held)
 
 
 def holding_of(model: PatchCore, train: InspectionDataset) -> Holding:
     """How much a client holds, without any selection."""
     patches = sum(batch.features[..., 0].numel() for batch in model.embed(train))
-    return _holding(len(train), patches, model.coreset_percentage)
+    return holding(len(train), patches, model.coreset_percentage)
 
 
-def _holding(images: int, patches: int, fraction: float) -> Holding:
+def holding(images: int, patches: int, fraction: float) -> Holding:
+    """How much a client holds that keeps this fraction of its patches, one at least."""
     return Holding(images, patches, max(1, round(fraction * patches)))
 
 

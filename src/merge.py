@@ -5,10 +5,14 @@ sent, down to the sum of their shares. In later rounds it goes on from the bank 
 client i's patches lie within r_i of its rows or that bank, and the merged bank covers the union
 within rho, every patch of every client lies within max r_i + rho of the merged bank, by the
 triangle inequality.
+
+In exact rounds (`src.exact`) what a client has not sent lies within r_i of the bank that is there,
+and the server picks no row that is closer than max r_i: each pick is then the farthest of all
+patches, the one that greedy selection over all of them makes.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +32,13 @@ class MergedBank:
         features: [n, D] rows of the clients' banks, in the order picked.
         radius: rho, every row that was sent lies within it of `features`.
         radius_bound: every patch of every merged client lies within it of `features`.
+        exact: so many of the first rows are those that selection over all patches would pick.
     """
 
     features: np.ndarray
     radius: float
     radius_bound: float
+    exact: int = 0
 
 
 def check_bank(bank: ClientBank, dim: int) -> None:
@@ -112,6 +118,8 @@ def merge_banks(
     *,
     size: int | None = None,
     before: MergedBank | None = None,
+    told: Collection[int] = (),
+    fill: bool = True,
 ) -> MergedBank:
     """Merge checked banks; the result depends on who sent what, not on who was first.
 
@@ -122,6 +130,9 @@ def merge_banks(
         device: where to select; None for the GPUs of this machine, or its CPU.
         size: rows of the merged bank; None for the sum of the clients' shares.
         before: the merged bank so far, which this one begins with.
+        told: in an exact round, the clients that have just said how far what they did not send
+            lies from `before`.
+        fill: in an exact round, whether to pick also rows that may not be the farthest of all.
 
     Raises:
         ValueError: no client sent a row.
@@ -133,6 +144,7 @@ def merge_banks(
         raise ValueError("the clients sent no rows")
     had = union[:0] if before is None else before.features
     grow = max(0, min(size - len(had), len(union)))
+    unsent = max((banks[client].radius for client in told), default=0.0)
     with warnings.catch_warnings():  # clients may have sent rows that are alike
         warnings.simplefilter("ignore")
         chosen = farthest_first(
@@ -140,13 +152,22 @@ def merge_banks(
             max(1, grow),
             seed,
             covered=None if before is None else had,
+            least=0.0 if fill else unsent,
             devices=devices_for(union.size, device),
             progress=progress,
         )
     picks = chosen.indices[:grow]
     radius = float(chosen.radii[len(picks) - 1]) if len(picks) else chosen.before
-    bound = max(bank.radius for bank in ordered) + radius
-    return MergedBank(np.concatenate([had, union[picks]]), radius, bound)
+    if before is None or not told:
+        bound, exact = max(bank.radius for bank in ordered) + radius, 1 if told else 0
+    else:
+        silent = [bank.radius + radius for client, bank in banks.items() if client not in told]
+        bound = max(radius, unsent, *silent)
+        exact = before.exact
+        if exact == len(had):
+            gaps = np.concatenate([[chosen.before], chosen.radii])[: len(picks)]
+            exact += int((gaps >= unsent).sum())
+    return MergedBank(np.concatenate([had, union[picks]]), radius, bound, exact)
 
 
 def aggregate_client_features(

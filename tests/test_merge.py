@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.banks import BankRefused, ClientBank, Holding, Survey
-from src.merge import aggregate_client_features, check_bank, check_survey, merge_banks
+from src.merge import (
+    MergedBank,
+    aggregate_client_features,
+    check_bank,
+    check_survey,
+    join_banks,
+    merge_banks,
+)
 from src.models.coreset import farthest_first
 
 DIM = 3
@@ -46,8 +53,9 @@ def distances(rows: np.ndarray, bank: np.ndarray) -> np.ndarray:
 
 
 def plain_selection(union: np.ndarray, budget: int, seed: int) -> np.ndarray:
-    """Farthest-first in four lines: rows in the order picked."""
-    picks = [int(np.random.default_rng(seed).integers(len(union)))]
+    """Farthest-first in a few lines: rows in the order picked."""
+    along = np.random.default_rng(seed).standard_normal(union.shape[1])
+    picks = [int((union.astype(float) * along).sum(1).argmax())]
     while len(picks) < budget:
         picks.append(int(distances(union, union[picks]).argmax()))
     return union[picks]
@@ -62,6 +70,53 @@ def test_every_patch_of_every_client_lies_within_the_bound(seed: int) -> None:
     merged = merge_banks(banks)
     for mine in patches:
         assert distances(mine, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
+
+
+def exact_rounds(patches: list[np.ndarray], size: int, present) -> MergedBank:
+    """Clients that send their three farthest patches a round; present(round, client): who does."""
+    merged, banks, sent = None, {}, [[] for _ in patches]
+    for number in range(40):
+        told = [c for c in range(len(patches)) if number == 0 or present(number, c)]
+        for c in told:
+            if merged is None:
+                new = [int((patches[c] * ALONG).sum(1).argmax())]
+                radius = distances(patches[c], patches[c][new]).max()
+            else:
+                gaps = distances(patches[c], merged.features)
+                gaps[sent[c]] = 0
+                new = [int(i) for i in np.argsort(-gaps)[:3] if gaps[i] > 0]
+                sent[c] += new
+                gaps[new] = 0
+                radius = gaps.max()
+            bank = ClientBank(patches[c][new], float(radius), 0.0, Holding(1, len(patches[c]), 1))
+            banks[c] = join_banks(banks.get(c), bank)
+        size_now = size if merged else 1
+        merged = merge_banks(banks, size=size_now, before=merged, told=told, fill=number == 39)
+    return merged
+
+
+ALONG = np.random.default_rng(42).standard_normal(DIM)
+
+
+@given(seeds)
+def test_exact_rounds_pick_what_selection_over_all_patches_picks(seed: int) -> None:
+    patches, _ = drawn_clients(seed)
+    union = np.concatenate(patches)
+    size = max(1, len(union) // 2)
+    merged = exact_rounds(patches, size, lambda number, client: True)
+    np.testing.assert_array_equal(merged.features, plain_selection(union, size, 42))
+    assert merged.exact == size
+    measured = distances(union, merged.features).max()
+    assert merged.radius_bound == pytest.approx(measured, rel=1e-5, abs=1e-5)
+
+
+@given(seeds)
+def test_exact_rounds_that_clients_miss_still_keep_their_bound(seed: int) -> None:
+    patches, _ = drawn_clients(seed)
+    union = np.concatenate(patches)
+    there = np.random.default_rng(seed).random((40, len(patches))) < 0.3
+    merged = exact_rounds(patches, max(1, len(union) // 2), lambda r, c: there[r, c] or c == 0)
+    assert distances(union, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
 
 
 @given(seeds)

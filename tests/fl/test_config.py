@@ -21,6 +21,9 @@ CONFIGS = sorted((CHECKOUT / "configs").glob("*.toml"))
 FREE = {"data.root": "/data"}  # what files in configs/ leave to the user
 
 
+EXACT = {"merge__protocol": "exact", "num_server_rounds": 9}
+
+
 def refusal(**changes: object) -> str:
     """What is said of the defaults with changes; `__` stands for a dot, `_` for a dash."""
     named = {key.replace("__", ".").replace("_", "-"): v for key, v in changes.items()}
@@ -87,7 +90,7 @@ def test_missing_key_is_refused() -> None:
         ("seed", "many", "valid integer"),
         ("clients", 2.5, "valid integer"),
         ("timeout", 0, "greater than or equal to 1"),
-        ("num-server-rounds", 65, "less than or equal to 64"),
+        ("num-server-rounds", 1001, "less than or equal to 1000"),
         ("engine", "dask", "'ray' or 'inline'"),
         ("cpus-per-client", 0, "greater than or equal to 1"),
         ("gpus-per-client", -0.5, "greater than or equal to 0"),
@@ -135,6 +138,13 @@ def test_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(
         ({"data__kind": "autovi"}, "data.root", "name the folder of the autovi dataset"),
         ({"partition__kind": "category"}, "model.scope = object", "set model.scope = shared"),
         ({"model__weights": "weights.pth"}, "model.weights", "an absolute path"),
+        (
+            {**EXACT, "merge__encoding": "int8"},
+            "merge.protocol = exact",
+            "merge.encoding = float16",
+        ),
+        ({**EXACT, "merge__components": 9}, "merge.protocol = exact", "merge.components = 0"),
+        ({**EXACT, "num_server_rounds": 1}, "merge.protocol = exact", "it takes rounds"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, key: str, what: str) -> None:

@@ -19,6 +19,7 @@ from fl.messages import (
     ClientFailed,
     Prospect,
     Sender,
+    Terms,
     Upload,
     check_size,
     check_ticket,
@@ -66,7 +67,7 @@ curves = st.lists(st.floats(0, 1e6), max_size=9).map(
     lambda r: (np.arange(len(r)), np.sort(np.array(r))[::-1])
 )
 surveys = st.builds(lambda held, curve: Survey(held, *curve), holdings, curves)
-prospects = st.builds(Prospect, senders, st.dictionaries(names, surveys, max_size=3))
+prospects = st.builds(Prospect, senders, st.dictionaries(names, surveys, max_size=3), st.booleans())
 
 
 @given(uploads, codings)
@@ -87,7 +88,7 @@ def test_upload_comes_back_as_its_coding_leaves_it(upload: Upload, coding: Codin
 def test_prospect_comes_back_as_it_was_packed_to_six_digits(prospect: Prospect) -> None:
     content = pack_prospect(prospect)
     found = unpack_prospect(content)
-    assert found.sender == prospect.sender
+    assert (found.sender, found.lost) == (prospect.sender, prospect.lost)
     assert list(found.surveys) == list(prospect.surveys)
     for name, survey in prospect.surveys.items():
         assert found.surveys[name].holding == survey.holding
@@ -102,11 +103,17 @@ def test_a_radius_curve_of_a_large_client_takes_a_few_kilobytes() -> None:
     assert wire_bytes(pack_prospect(Prospect(sender, {"bracket": survey}))) < 4000
 
 
-@given(st.dictionaries(names, counts, max_size=3), st.integers(1, 64), st.booleans())
-def test_terms_and_allowance_come_back(rows: dict, number: int, curves: bool) -> None:
-    assert unpack_allowance(pack_allowance(rows)) == rows
-    terms = {"number": number, "curves": curves}
-    assert unpack_terms(pack_terms(terms)) == terms
+rows_by_bank = st.dictionaries(names, counts, max_size=3)
+
+
+@given(rows_by_bank, rows_by_bank, st.integers(1, 64), st.booleans())
+def test_terms_and_allowance_come_back(known: dict, step: dict, number: int, curves: bool) -> None:
+    assert unpack_allowance(pack_allowance(known)) == known
+    found = unpack_terms(pack_terms(Terms(number, curves, number - 1, known, step)))
+    assert (found.number, found.curves, found.heard) == (number, curves, number - 1)
+    for name in {*known, *step}:  # a bank that one of them lacks has no rows there
+        assert found.known[name] == known.get(name, 0)
+        assert found.step[name] == step.get(name, 0)
 
 
 def test_a_figure_that_is_not_known_is_not_read() -> None:

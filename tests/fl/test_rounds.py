@@ -61,8 +61,116 @@ def test_radius_budget_promises_a_smaller_radius_than_a_proportional_one_of_as_m
 
 
 def test_more_rounds_cover_better_with_as_many_rows(run) -> None:
-    radii = [run(**LEAN, num_server_rounds=n).metrics["bank"]["radius"] for n in (1, 2, 4)]
-    assert radii[0] > radii[1] > radii[2]
+    radii = [run(**LEAN, num_server_rounds=n).metrics["bank"]["radius"] for n in (1, 2, 4, 8)]
+    assert radii[0] >= radii[1] > radii[2] > radii[3]
+
+
+EXACT = {"merge__protocol": "exact", "num_server_rounds": 30, "merge__oversample": 3.0}
+
+
+@pytest.fixture(scope="module")
+def centralized_bank(run) -> np.ndarray:
+    """What one client that holds all images selects."""
+    return run(clients=1, merge__oversample=1.0).model.banks["bracket"]
+
+
+def is_first_of(bank: np.ndarray, whole: np.ndarray) -> None:
+    """The clients' shares are rounded one by one, so their sum may be a row more or less."""
+    assert abs(len(bank) - len(whole)) <= 1
+    least = min(len(bank), len(whole))
+    np.testing.assert_array_equal(bank[:least], whole[:least])
+
+
+@pytest.mark.parametrize("kind", ["iid", "quantity"])
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_exact_rounds_make_the_centralized_bank(run, centralized_bank, kind, shuffle) -> None:
+    done = run(**EXACT, partition__kind=kind, shuffle=shuffle)
+    is_first_of(done.model.banks["bracket"], centralized_bank)
+    bank = done.metrics["bank"]
+    assert bank["exact"] == bank["size"] == len(done.model.banks["bracket"])
+    assert bank["radius"] == pytest.approx(bank["radius_bound"], rel=1e-6)
+    assert sum(rows(done)) < 3 * bank["size"]
+    assert max(number for number, _ in stages(done)[:-1]) < 30  # it ends when the bank is full
+
+
+def test_exact_rounds_for_several_objects_at_once(run, two_objects) -> None:
+    """Each has a bank, and they are complete at different times."""
+    done = run(**EXACT, data__root=str(two_objects))
+    alone = run(clients=1, merge__oversample=1.0, data__root=str(two_objects))
+    for name, bank in alone.model.banks.items():
+        is_first_of(done.model.banks[name], bank)
+    assert done.metrics["bank"]["exact"] == done.metrics["bank"]["size"]
+
+
+def test_exact_rounds_that_do_not_suffice_fill_the_bank_and_say_how_far_it_is_exact(
+    run, centralized_bank
+) -> None:
+    done = run(**{**EXACT, "num_server_rounds": 4})
+    bank = done.metrics["bank"]
+    assert 1 < bank["exact"] < bank["size"]
+    assert abs(bank["size"] - len(centralized_bank)) <= 1
+    exact = done.model.banks["bracket"][: bank["exact"]]
+    np.testing.assert_array_equal(exact, centralized_bank[: bank["exact"]])
+    assert bank["radius"] <= bank["radius_bound"] * (1 + 1e-5)
+
+
+def test_exact_query_carries_only_rows_that_the_client_has_not(run, misbehave) -> None:
+    asked: list[Message] = []
+    app = misbehave({}, {}, {1: watching(asked)})
+    done = run(client_app=app, **EXACT)
+    told = [unpack_banks(m.content[BANKS])["bracket"] for m in asked if BANKS in m.content]
+    bank = done.model.banks["bracket"]
+    assert sum(map(len, told)) < len(bank)
+    np.testing.assert_array_equal(np.concatenate(told), bank[: sum(map(len, told))])
+
+
+def test_exact_client_that_is_started_anew_is_told_all_again_and_costs_nothing(
+    run, misbehave, centralized_bank
+) -> None:
+    calls: list[int] = []
+
+    def starts_anew(message: Message, context: Context) -> Message:
+        calls.append(1)
+        if len(calls) in (3, 8):
+            for name in list(context.state):
+                del context.state[name]
+        return client_app(message, context)
+
+    done = run(client_app=misbehave({}, {}, {1: starts_anew}), **EXACT)
+    is_first_of(done.model.banks["bracket"], centralized_bank)
+    assert done.metrics["refused"] == []
+    assert done.metrics["bank"]["radius"] <= done.metrics["bank"]["radius_bound"] * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("protocol", ["exact", "coreset"])
+def test_rows_that_were_lost_on_their_way_are_offered_again(
+    run, misbehave, centralized_bank, protocol: str
+) -> None:
+    calls: list[int] = []
+
+    def loses(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the cable is out")
+        return reply
+
+    rounds = EXACT if protocol == "exact" else {**LEAN, "num_server_rounds": 4}
+    done = run(client_app=misbehave({1: loses}), **rounds, min_clients=2)
+    if protocol == "exact":
+        is_first_of(done.model.banks["bracket"], centralized_bank)
+    assert done.metrics["bank"]["radius"] <= done.metrics["bank"]["radius_bound"] * (1 + 1e-5)
+
+
+def test_new_images_are_taken_in_after_exact_rounds(run, plant, tmp_path) -> None:
+    before = run(**EXACT, data__root=str(plant))
+    bank = before.model.banks["bracket"]
+    add_images(plant, tmp_path, 3)
+    after = run(**EXACT, data__root=str(plant), out=str(before.out), resume=True)
+    grown = after.model.banks["bracket"]
+    np.testing.assert_array_equal(grown[: len(bank)], bank)
+    assert len(grown) == pytest.approx(len(bank) * 9 / 6, abs=3)
+    assert after.metrics["bank"]["radius"] <= after.metrics["bank"]["radius_bound"] * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
