@@ -39,7 +39,7 @@ def report(
 
 def _shown(groups: Sequence[Group]) -> Table:
     """The main table in 80 columns, a row a group."""
-    from src.evaluation.study_page import MAIN, written
+    from src.evaluation.study_tables import MAIN, written
 
     kept = [column for column in MAIN[:4] if any(g.values(column.key) for g in groups)]
     table = Table("group", box=None, pad_edge=False)

@@ -14,7 +14,7 @@ import numpy as np
 from src.banks import Survey
 
 Budget = Literal["proportional", "equal", "radius"]
-CURVE_POINTS = 128  # of a radius curve: some two kilobytes
+CURVE_POINTS = 48  # of a radius curve: some seven hundred bytes
 EXACT_POINTS = 24  # of one in an exact round, of which there are many
 HALVINGS = 60
 

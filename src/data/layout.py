@@ -62,15 +62,22 @@ def choose_objects(root: Path, objects: str | Sequence[str] | None) -> dict[str,
     found = _find_objects(root)
     if not found:
         raise DataError(f"no object folder under {root}; {LAYOUT}")
+    return {name: found[name] for name in choose_names(root, list(found), objects)}
+
+
+def choose_names(
+    place: Path, found: Sequence[str], objects: str | Sequence[str] | None
+) -> list[str]:
+    """Of the objects found in a place those that are named; raises `DataError` for others."""
     names = objects.split(",") if isinstance(objects, str) else list(objects or [])
     names = [name.strip() for name in names if name.strip()]
     if objects is None or names == ["all"]:
-        return found
+        return list(found)
     unknown = [name for name in names if name not in found]
     if unknown or not names:
         asked = ", ".join(unknown) or "nothing"
-        raise DataError(f"{root} holds the objects {', '.join(found)}; asked for: {asked}")
-    return {name: found[name] for name in names}
+        raise DataError(f"{place} holds the objects {', '.join(found)}; asked for: {asked}")
+    return names
 
 
 def list_images(folder: Path) -> list[Path]:

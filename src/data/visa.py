@@ -16,6 +16,7 @@ from pathlib import Path
 
 from src.data.dataset import DataError, Defect, InspectionDataset, Sample, read_mask
 from src.data.folder import components
+from src.data.layout import choose_names
 
 SPLIT_FILE = "split_csv/1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -90,15 +91,7 @@ def choose_listed(
     found = sorted({sample.object for sample in samples})
     if not found:
         raise DataError(f"{path} has no rows; {LAYOUT}")
-    names = objects.split(",") if isinstance(objects, str) else list(objects or [])
-    names = [name.strip() for name in names if name.strip()]
-    if objects is None or names == ["all"]:
-        return found
-    unknown = [name for name in names if name not in found]
-    if unknown or not names:
-        asked = ", ".join(unknown) or "nothing"
-        raise DataError(f"{path} lists the objects {', '.join(found)}; asked for: {asked}")
-    return names
+    return choose_names(path, found, objects)
 
 
 def _index_rows(root: Path, path: Path, reader: csv.DictReader[str]) -> list[Sample]:

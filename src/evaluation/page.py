@@ -6,12 +6,7 @@ They stand in a module because Flower's app bundle carries Python files and drop
 # ruff: noqa: E501
 from typing import Final
 
-PAGE: Final = r"""
-{% import "charts.html" as draw %}
-{% set several = objects | length > 1 %}
-{% macro pair(name, value) %}
-<tr><th scope="row">{{ name }}</th><td>{{ value | setting }}</td></tr>
-{% endmacro %}
+HEAD: Final = r"""
 <!doctype html>
 <html lang="en">
 <head>
@@ -28,6 +23,15 @@ PAGE: Final = r"""
 <h1>{{ title }}</h1>
 <p class="facts">{% for fact in facts %}<span>{{ fact }}</span>{% endfor %}</p>
 </header>
+"""
+
+PAGE: Final = r"""
+{% import "charts.html" as draw %}
+{% set several = objects | length > 1 %}
+{% macro pair(name, value) %}
+<tr><th scope="row">{{ name }}</th><td>{{ value | setting }}</td></tr>
+{% endmacro %}
+{% include "head.html" %}
 <main>
 {% if metrics.refused %}
 <section class="refused">

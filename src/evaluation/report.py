@@ -27,7 +27,7 @@ from src.evaluation.charts import (
 )
 from src.evaluation.costs import certificate, local_clients, participants, stages, traffic
 from src.evaluation.gallery import LoadImage, LoadMap, LoadMask, choose, pictures
-from src.evaluation.page import CHARTS, PAGE, STYLE
+from src.evaluation.page import CHARTS, HEAD, PAGE, STYLE
 from src.evaluation.scores import ScoreRow
 from src.evaluation.summary import comparison, headline, metric
 from src.files import write_whole
@@ -89,9 +89,12 @@ def write_report(
     write_whole(path, page)
 
 
+PAGES = {"report.html": PAGE, "head.html": HEAD, "charts.html": CHARTS, "report.css": STYLE}
+
+
 def environment() -> Environment:
     jinja = Environment(
-        loader=DictLoader({"report.html": PAGE, "charts.html": CHARTS, "report.css": STYLE}),
+        loader=DictLoader(PAGES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -128,7 +128,7 @@ def test_what_is_missing_is_named_with_what_is_there(root) -> None:
         VisADataset(root / "nowhere")
     with pytest.raises(DataError, match=r"split file .*2cls\.csv does not exist"):
         VisADataset(root, split_file="split_csv/2cls.csv")
-    with pytest.raises(DataError, match="lists the objects candle, pcb1; asked for: pcb5"):
+    with pytest.raises(DataError, match="holds the objects candle, pcb1; asked for: pcb5"):
         VisADataset(root, "pcb1,pcb5")
     with pytest.raises(DataError, match="unknown split 'val'"):
         VisADataset(root, split="val")

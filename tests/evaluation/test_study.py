@@ -23,7 +23,8 @@ from src.evaluation.study import (
     study_of,
 )
 from src.evaluation.study_figures import drawings
-from src.evaluation.study_page import lead, page, tables_of, write_study
+from src.evaluation.study_page import lead, page, write_study
+from src.evaluation.study_tables import tables_of
 
 KINDS = [("iid", 0.5), ("quantity", 0.5), ("attribute", 0.5), *(("dirichlet", a) for a in (0.1, 1))]
 
@@ -147,7 +148,7 @@ def test_places_engines_and_unused_settings_set_no_runs_apart() -> None:
         ([{"num-server-rounds": 10}, {"num-server-rounds": 2}], ["rounds 2", "rounds 10"]),
         ([{"model.backbone": "resnet18"}, {"model.backbone": "b0"}], ["b0", "resnet18"]),
         ([{"x.cut": True}, {"x.cut": False}], ["no cut", "cut"]),
-        ([{"model.weights": "/home/me/w.pt"}, {}], ["default weights", "weights w.pt"]),
+        ([{"model.weights": "/anywhere/w.pt"}, {}], ["default weights", "weights w.pt"]),
         ([{"a.size": 1, "b.size": 2}, {"a.size": 2, "b.size": 1}], ["a.size 1", "a.size 2"]),
     ],
 )
