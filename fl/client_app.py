@@ -5,10 +5,7 @@ server can say which client it was; where data are the node's own, in words that
 """
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -16,129 +13,47 @@ from flwr.clientapp import ClientApp
 
 from fl.client_state import (
     recall_known,
-    recall_own,
-    recall_sent,
-    recall_standings,
     remember_found,
-    remember_own,
     remember_sending,
-    remember_standings,
     settle,
     take_found,
     take_in_merged,
 )
-from fl.config import ConfigError, Settings, check_settings
+from fl.config import ConfigError
 from fl.messages import (
-    ALLOWANCE,
     BANKS,
     CONFIG,
-    ROUND,
     TICKET,
     Prospect,
     Results,
-    Sender,
     Side,
-    Terms,
     Upload,
     pack_failure,
     pack_prospect,
     pack_results,
     pack_upload,
-    unpack_allowance,
     unpack_banks,
-    unpack_terms,
 )
-from fl.progress import reporter
-from fl.setup import SCORES, Split, build_model, cpu_threads, open_split
+from fl.node import CannotTakePart, Clock, Node
+from fl.offers import allowed, find, find_again, find_more, own_banks, terms_of
+from fl.setup import Split, cpu_threads
 from src.banks import Survey
 from src.budget import CURVE_POINTS, EXACT_POINTS
 from src.client import (
-    SHARED,
-    Candidates,
-    OwnBank,
-    Stage,
-    by_bank,
     by_object,
     calibrate_with,
     code_bank,
     extract_features,
-    find_candidates,
     holding_of,
     score_with,
 )
-from src.data import InspectionDataset
-from src.data.partition import Partition
 from src.evaluation.scored import evaluate, mean_figures
-from src.exact import farthest_patches, stand_to
 
-REACH = 3.0  # a client looks for so many times the rows that a proportional budget gives it
 NO_CURVE = (np.empty(0, np.int64), np.empty(0))
-PARTITION = "partition.json"
 
 log = logging.getLogger("flwr")  # what a SuperNode's own log shows
 
 app = ClientApp()
-
-
-class CannotTakePart(ValueError):
-    """Why a node can do nothing, in words that say nothing of its files."""
-
-
-class Node:
-    """This node in this run: its settings, number, data and model."""
-
-    def __init__(self, message: Message, context: Context) -> None:
-        config = dict(message.content[CONFIG])  # settings, and where the run directory is shared
-        workspace = str(config.pop("workspace"))
-        self.settings: Settings = check_settings(config)
-        self.workspace = Path(workspace) if workspace else None
-        self.number = node_number(context)
-        self.model = build_model(self.settings)
-        self.whole = open_split(self.settings, str(context.node_config.get("data-root", "")))
-        self.own = self._own()
-        self.progress: Stage = reporter(self.workspace, f"client {self.number}")
-
-    def _own(self) -> Split:
-        if self.workspace is None:
-            return self.whole
-        return self.whole.share(Partition.load(self.workspace / PARTITION), self.number)
-
-    def extract(self, clock: "Clock") -> None:
-        """Put the features of its training images into the cache.
-
-        Raises:
-            CannotTakePart: there are none.
-        """
-        if not len(self.own.train):
-            raise CannotTakePart("it holds no training images")
-        extract_features(self.model, self.own.train, self.progress("features"))
-        clock.lap("features")
-
-    def banks(self) -> dict[str, InspectionDataset]:
-        """The training images of each bank that it has a part in."""
-        return by_bank(self.own.train, self.settings.model_scope)
-
-    def sender(self, clock: "Clock") -> Sender:
-        """Who it is, and how long it took."""
-        fingerprint = self.model.backbone.fingerprint
-        return Sender(self.number, fingerprint, version("fedpatchcore"), clock.laps)
-
-    def bank_of(self, name: str) -> str:
-        """The bank that scores an object."""
-        return SHARED if self.settings.model_scope == "shared" else name
-
-    def place(self, side: str, name: str) -> Path | None:
-        """Where scores of an object are left for the server, if it shares the run directory."""
-        if self.workspace is None:
-            return None
-        return self.workspace / SCORES / side / name / f"{self.number}.safetensors"
-
-
-def node_number(context: Context) -> int:
-    """The client's number: its partition-id, which every node must have been given."""
-    if "partition-id" not in context.node_config:
-        raise CannotTakePart("this node has no partition-id: set it in its --node-config")
-    return int(context.node_config["partition-id"])
 
 
 def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callable:
@@ -177,16 +92,14 @@ def survey(node: Node, message: Message, context: Context) -> RecordDict:
     clock, terms = Clock(), terms_of(message)
     node.extract(clock)
     if terms.curves:
-        settle(context, terms.heard)
+        fresh = settle(context, terms.heard)
         news = unpack_banks(message.content[BANKS]) if BANKS in message.content else {}  # type: ignore[arg-type]
         merged = take_in_merged(context, news, terms.known)
         if merged is None:
             clock.lap("coreset")
             return pack_prospect(Prospect(node.sender(clock), {}, lost=True))
-        if node.settings.exact_in(terms.number) and merged:
-            found, points = find_farthest(node, context, merged, terms), EXACT_POINTS
-        else:
-            found, points = find(node, context, merged, surveyed=True), CURVE_POINTS
+        found = find_more(node, context, terms, merged, fresh) if merged else find(node)
+        points = EXACT_POINTS if node.settings.exact_in(terms.number) else CURVE_POINTS
         remember_found(context, found)
         surveys = {name: candidates.survey(points) for name, candidates in found.items()}
     else:
@@ -204,7 +117,7 @@ def train(node: Node, message: Message, context: Context) -> RecordDict:
     """Select a bank for each object held, send as much of it as the budget gives."""
     clock = Clock()
     node.extract(clock)
-    found = take_found(context) or find_again(node, message, context)
+    found = take_found(context) or find_again(node, message)
     rows = allowed(node, message, found)
     own = own_banks(node, context, found)
     coded = {
@@ -251,89 +164,6 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     return pack_results(results)
 
 
-def terms_of(message: Message) -> Terms:
-    """What a request says of its round."""
-    return unpack_terms(message.content[ROUND])  # type: ignore[arg-type]
-
-
-def find(
-    node: Node, context: Context, merged: Mapping[str, np.ndarray], surveyed: bool
-) -> dict[str, Candidates]:
-    """What this client could send of each bank: a coreset of what is not covered yet."""
-    settings = node.settings
-    reach = (REACH if surveyed else 1.0) * settings.merge_oversample / settings.num_server_rounds
-    sent = recall_sent(context)
-    covered = {
-        name: np.concatenate([rows, sent[name]]) if name in sent else rows
-        for name, rows in merged.items()
-    }
-    return {
-        name: find_candidates(
-            node.model,
-            images,
-            reach if name in covered else max(1.0, reach),  # its own bank is among the first ones
-            covered.get(name),
-            node.progress,
-        )
-        for name, images in node.banks().items()
-    }
-
-
-def find_again(node: Node, message: Message, context: Context) -> dict[str, Candidates]:
-    """The same where the client was not asked before, or has forgotten what it said.
-
-    Raises:
-        CannotTakePart: it is a later round's selection that it has forgotten.
-    """
-    if terms_of(message).number > 1:
-        raise CannotTakePart("it was started anew within a round, which it sits out")
-    return find(node, context, {}, surveyed=ALLOWANCE in message.content)
-
-
-def find_farthest(
-    node: Node, context: Context, merged: Mapping[str, np.ndarray], terms: Terms
-) -> dict[str, Candidates]:
-    """What this client could send of each bank in an exact round: the patches farthest from it."""
-    before, found, standings = recall_standings(context), {}, {}
-    for name, images in node.banks().items():
-        standing = before.get(name)
-        news = merged[name][terms.known.get(name, 0) if standing else 0 :]
-        standing = stand_to(node.model, images, news, standing, node.progress)
-        most = terms.step.get(name, 0)
-        found[name], standings[name] = farthest_patches(node.model, images, standing, most)
-    remember_standings(context, standings)
-    return found
-
-
-def allowed(node: Node, message: Message, found: Mapping[str, Candidates]) -> dict[str, int]:
-    """Rows of each bank that this client may send: as the server says, or in proportion."""
-    settings = node.settings
-    if ALLOWANCE in message.content:
-        given = unpack_allowance(message.content[ALLOWANCE])  # type: ignore[arg-type]
-        return {name: given.get(name, 0) for name in found}
-    part = settings.merge_oversample * settings.model_coreset_percentage
-    part = min(1.0, part) / settings.num_server_rounds
-    return {
-        name: max(1, round(part * candidates.holding.patches)) for name, candidates in found.items()
-    }
-
-
-def own_banks(
-    node: Node, context: Context, found: Mapping[str, Candidates] | None = None
-) -> dict[str, OwnBank]:
-    """The client's own banks: as it made them, or again where the node has forgotten them.
-
-    A SuperNode that was started anew has, and so has every node when a run is resumed.
-    """
-    own = recall_own(context)
-    for name, images in node.banks().items():
-        if name not in own:
-            fresh = found[name] if found and np.isinf(found[name].before) else None
-            own[name] = (fresh or find_candidates(node.model, images)).own()
-    remember_own(context, own)
-    return own
-
-
 def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:
     """Figures of the test images, object by object, with the bank of each; and their mean."""
     figures = {}
@@ -346,17 +176,3 @@ def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:
             scored.save(place)
         figures[name] = evaluate(node.model, images, scored)
     return {"mean": mean_figures(list(figures.values())), "objects": figures}
-
-
-class Clock:
-    """Seconds of the stages of a job."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self.last = time.monotonic()
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap under a stage."""
-        now = time.monotonic()
-        self.laps[stage] = self.laps.get(stage, 0.0) + now - self.last
-        self.last = now

@@ -54,15 +54,19 @@ def remember_sending(
     context.state[PENDING_ROUND] = ConfigRecord({"number": server_round})
 
 
-def settle(context: Context, heard: int | None = None) -> None:
+def settle(context: Context, heard: int | None = None) -> dict[str, np.ndarray]:
     """Book the rows that went out last as sent, if they came; else forget that they went.
 
     Args:
         context: the client's.
         heard: the last round of which the server has this client's rows; None: not known.
+
+    Returns:
+        bank name -> the rows that have just been booked, decoded.
     """
+    sent: dict[str, np.ndarray] = {}
     if PENDING_ROUND not in context.state:
-        return
+        return sent
     if heard is None or context.state[PENDING_ROUND]["number"] == heard:
         sent = _recall(context, PENDING)
         _add(context, SENT, sent)
@@ -72,6 +76,7 @@ def settle(context: Context, heard: int | None = None) -> None:
         remember_standings(context, settled)
     for name in (PENDING, PENDING_SOURCES, PENDING_ROUND):
         del context.state[name]
+    return sent
 
 
 def recall_sent(context: Context) -> dict[str, np.ndarray]:

@@ -16,8 +16,8 @@ import tomli_w
 
 from fl.baseline import Baseline
 from fl.checkpoint import MODEL
-from fl.client_app import PARTITION
 from fl.config import ConfigError, Settings
+from fl.node import PARTITION
 from fl.setup import SCORES, Split, clear_scratch
 from fl.strategy import FederatedPatchCore
 from src.client import SHARED, by_object, score_with

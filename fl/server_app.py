@@ -11,10 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl.baseline import centralized
 from fl.checkpoint import ROUND, keep_merge, take_up_merge
-from fl.client_app import PARTITION, Clock
 from fl.config import Settings, check_settings
 from fl.exchange import Exchange, Roster
 from fl.intake import RoundFailed
+from fl.node import PARTITION, Clock
 from fl.progress import SERVER, reporter
 from fl.run_directory import held, pool_scores, write_config, write_run
 from fl.setup import build_model, clear_scratch, open_split, partition_data, run_folder

@@ -204,7 +204,8 @@ class FederatedPatchCore(Strategy):
             return self._has(name) + self.growth.get(name, 0)
         part = server_round / self.settings.num_server_rounds
         if self.settings.exact_in(server_round):
-            part = float(server_round > 1)  # one row to begin with
+            last = server_round == self.settings.num_server_rounds
+            part = float(last or self._has(name) > 0)  # one row to begin with
         shares = {
             c: u.banks[name].holding.share for c, u in self.uploads.items() if name in u.banks
         }

@@ -102,6 +102,7 @@ def find_candidates(
     train: InspectionDataset,
     reach: float = 1.0,
     covered: np.ndarray | None = None,
+    squared: np.ndarray | None = None,
     progress: Stage = silent,
 ) -> Candidates:
     """Greedy coreset of a client's patches, from which it can send as many rows as it may.
@@ -111,11 +112,16 @@ def find_candidates(
         train: the client's normal images.
         reach: rows to pick, as a multiple of the client's share; never more than it has.
         covered: [M, D] rows that are there already and need not be sent.
+        squared: squared distances to those of the client's patches, where they are known.
         progress: who to tell how far it is.
     """
     fraction = model.coreset_percentage
     picked = model.select(
-        train, min(1.0, reach * fraction), covered=covered, selecting=progress("coreset")
+        train,
+        min(1.0, reach * fraction),
+        covered=covered,
+        squared=squared,
+        selecting=progress("coreset"),
     )
     held = holding(len(train), picked.seen, fraction)
     return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.before, held)

@@ -35,11 +35,13 @@ class Patches:
     rows: np.ndarray  # [N, D] float32
     coreset_percentage: float
 
-    def select(self, dataset, fraction: float, *, covered=None, selecting=None) -> Selection:
+    def select(
+        self, dataset, fraction: float, *, covered=None, squared=None, selecting=None
+    ) -> Selection:
         assert 0 < fraction <= 1
         held = BoundedRows(2**20, seed=0)
         held.add(torch.from_numpy(self.rows))
-        return held.select(max(1, round(fraction * held.seen)), selecting, covered)
+        return held.select(max(1, round(fraction * held.seen)), selecting, covered, squared)
 
 
 def send(model, images, reach: float, encoding: str = "float32", components: int = 0):

@@ -85,6 +85,7 @@ class BoundedRows:
         target: int,
         progress: Progress | None = None,
         covered: np.ndarray | Tensor | None = None,
+        squared: np.ndarray | None = None,
     ) -> Selection:
         """Farthest-first coreset of `target` rows, or of all that are held if those are fewer.
 
@@ -92,6 +93,8 @@ class BoundedRows:
             target: rows to pick.
             progress: called with (rows picked, target).
             covered: [M, D] rows of a bank from which the selection goes on.
+            squared: squared distances to it of all rows that came, which saves computing them as
+                long as memory has forced no reduction.
 
         Raises:
             ValueError: no rows have come, or rows with NaN or infinite values.
@@ -109,6 +112,7 @@ class BoundedRows:
             min(target, self.held),
             self.seed,
             covered=covered,
+            squared=None if self.slack else squared,
             devices=devices_for(held.numel(), self.device),
             progress=progress,
         )

@@ -96,6 +96,7 @@ def farthest_first(
     seed: int = 42,
     *,
     covered: np.ndarray | Tensor | None = None,
+    squared: np.ndarray | None = None,
     least: float = 0.0,
     devices: Sequence[str | torch.device] | None = None,
     progress: Progress | None = None,
@@ -107,6 +108,8 @@ def farthest_first(
         covered: [M, D] rows of a bank that is there already. The selection goes on from it: the
             first pick is the row farthest from it, the seed does not matter, and rows that equal
             one of it are not picked. Taken in the features' precision.
+        squared: [N] squared distances of the rows to such a bank, in place of `covered`, where they
+            are known.
         least: no row is picked whose distance to the picks before it is smaller than this.
         devices: that share the rows and the work; None leaves both where the rows lie. Rows that
             do not fit a GPU stay where they are, a memory-mapped file too, and pass through it.
@@ -117,13 +120,15 @@ def farthest_first(
     _check_shape(features, target_size)
     given = _as_tensor(features)
     few = given.numel() <= IN_CACHE and given.numel() * target_size <= FEW
-    if few and covered is None:
+    goes_on = covered is not None or squared is not None
+    if few and not goes_on:
         coreset = _pick_by_pick(given.cpu(), seed, target_size)
         if progress:
             progress(len(coreset.indices), len(coreset.indices))
     else:
         rows = Shards(given, [torch.device(d) for d in devices] if devices else None)
-        race = _Race(rows, seed, target_size, None if covered is None else _like(given, covered))
+        there = None if covered is None or squared is not None else _like(given, covered)
+        race = _Race(rows, seed, target_size, there, squared)
         size = working_set or _working_set_size(rows)
         while race.count < race.target and (not least or race.farthest_left() >= least):
             race.run_block(size)
@@ -132,7 +137,7 @@ def farthest_first(
         coreset = race.result()
     if least:
         coreset = _no_closer_than(coreset, least)
-    if coreset.distinct < target_size and covered is None:
+    if coreset.distinct < target_size and not goes_on:
         warnings.warn(
             f"{target_size} rows were asked for but only {coreset.distinct} of {len(given)} are "
             "distinct: the coreset holds those",
@@ -162,14 +167,22 @@ def _pick_by_pick(rows: Tensor, seed: int, target: int) -> Coreset:
 class _Race:
     """The state of one selection: what is picked, and how far every row is from it."""
 
-    def __init__(self, rows: Shards, seed: int, target: int, covered: Tensor | None) -> None:
+    def __init__(
+        self,
+        rows: Shards,
+        seed: int,
+        target: int,
+        covered: Tensor | None,
+        squared: np.ndarray | None,
+    ) -> None:
         self.rows, self.lead = rows, rows.lead
         exact, rough = _frames(rows, covered)
         self.exact = exact
         self.runners = rows.each(
             lambda shard: _Runners(shard, exact.on(shard.device), rough.on(shard.device))
         )
-        start = _start(rows, seed) if covered is None else 0
+        goes_on = covered is not None or squared is not None
+        start = 0 if goes_on else _start(rows, seed)
         repeated = copies(rows, start)
         self.distinct = len(rows) - len(repeated)
         self.target = min(target, self.distinct)
@@ -179,22 +192,26 @@ class _Race:
         self.count = 0
         self.before = math.inf
         self._leave(repeated)
-        if covered is None:
+        if not goes_on:
             infinite = torch.full((1,), torch.inf, device=self.lead)
             self._accept(torch.tensor([start], device=self.lead), infinite)
-        else:
-            self._go_on_from(covered)
+            return
+        if squared is not None:
+            for runners in self.runners:
+                runners.stand_at(squared)
+        elif covered is not None:
+            self._pick_before(covered)
+        self.before = self.farthest_left()
+        self.distinct -= sum(runners.leave_covered() for runners in self.runners)
+        self.target = min(self.target, self.distinct)
 
-    def _go_on_from(self, covered: Tensor) -> None:
+    def _pick_before(self, covered: Tensor) -> None:
         """Count rows that are no candidates [M, D] as picked before all others."""
         done = 0
         while done < len(covered):
             part = covered[done : done + min(MOST_COVERED, max(FIRST_COVERED, done))]
             self._update(part.to(self.lead), done)
             done += len(part)
-        self.before = self.farthest_left()
-        self.distinct -= sum(runners.leave_covered() for runners in self.runners)
-        self.target = min(self.target, self.distinct)
 
     def farthest_left(self) -> float:
         """Distance to the picks of the row that is farthest from them."""
@@ -293,6 +310,12 @@ class _Runners:
             equal = torch.nonzero((self.distances == least) & (least > CHOSEN)).squeeze(1)
             local = torch.cat([above, equal[: size - len(above)]]).sort().values
         return local + self.shard.first, self.distances[local]
+
+    def stand_at(self, squared: np.ndarray) -> None:
+        """Take distances over that are known, [N] of the whole set."""
+        mine = squared[self.shard.first : self.shard.first + len(self.shard)]
+        known = torch.tensor(mine, dtype=torch.float32, device=self.shard.device)
+        self.distances = torch.where(self.distances == CHOSEN, self.distances, known)
 
     def leave_covered(self) -> int:
         """Take out the rows at distance zero; returns how many those are."""

@@ -135,6 +135,7 @@ class PatchCore:
         fraction: float,
         *,
         covered: np.ndarray | None = None,
+        squared: np.ndarray | None = None,
         extracting: Progress | None = None,
         selecting: Progress | None = None,
     ) -> Selection:
@@ -144,6 +145,7 @@ class PatchCore:
             dataset: as for `fit`.
             fraction: of all patches to keep, in (0, 1]; at least one is.
             covered: [M, D] rows of a bank from which the selection goes on.
+            squared: squared distances to it of all patches, where they are known.
             extracting, selecting: called with (done, total) as the two steps go on.
         """
         rows: BoundedRows | None = None
@@ -155,7 +157,7 @@ class PatchCore:
             rows.add(patches)
         if rows is None:
             raise ValueError("there are no features to select from")
-        return rows.select(max(1, round(fraction * rows.seen)), selecting, covered)
+        return rows.select(max(1, round(fraction * rows.seen)), selecting, covered, squared)
 
     def predict(self, dataset: Iterable) -> list[np.ndarray]:
         """Anomaly maps, one [H, W] float32 array an image, at the image's own size."""

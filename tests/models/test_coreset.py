@@ -91,6 +91,19 @@ def test_a_selection_goes_on_from_a_bank_as_the_plain_loop_does(
     np.testing.assert_allclose([chosen.before, *chosen.radii], radii, rtol=3e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_distances_to_a_bank_stand_in_for_it(dtype, random_state):
+    rows = duplicated(random_state).astype(dtype)
+    bank = np.concatenate([rows[::17], random_state.normal(size=(5, rows.shape[1]))]).astype(dtype)
+    gaps = rows.astype(np.float64)[:, None] - bank.astype(np.float64)
+    squared = np.square(gaps).sum(2).min(1)
+    known = farthest_first(rows, 40, squared=squared, working_set=16)
+    found = farthest_first(rows, 40, covered=bank, working_set=16)
+    np.testing.assert_array_equal(known.indices, found.indices)
+    np.testing.assert_allclose([known.before, *known.radii], [found.before, *found.radii], 1e-5)
+    assert known.distinct == found.distinct
+
+
 @given(st.integers(0, 99), st.sampled_from(sorted(KINDS)), st.integers(1, 60))
 def test_radii_of_a_selection_that_goes_on_are_the_measured_ones(seed, kind, target):
     rows = KINDS[kind](np.random.default_rng(seed), n=100).astype(np.float32)
