@@ -16,6 +16,8 @@ from fl.processes import EngineError, free_port
 from fl.roles import supernode_command
 
 CHECKOUT = Path(__file__).parents[2]
+# what clients remember from round to round is put to the test by the second
+ONE_CONFIG = [{}, {"merge__protocol": "exact", "num_server_rounds": 3, "merge__oversample": 4.0}]
 NODES = [{"partition-id": 0, "data-root": "/a b"}, {"partition-id": 1, "data-root": "/c=d/ü'"}]
 
 
@@ -45,12 +47,13 @@ def test_a_node_without_data_is_named_before_anything_starts(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("changes", ONE_CONFIG, ids=["a round", "exact rounds"])
 def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(
-    run, flat, tmp_path, left_over
+    run, flat, tmp_path, left_over, changes
 ) -> None:
-    inline = run(clients=2).out
+    inline = run(clients=2, **changes).out
     out = tmp_path / "deployed"
-    given = {k: v for k, v in flat().items() if k not in ("clients", "out", "engine")}
+    given = {k: v for k, v in flat(**changes).items() if k not in ("clients", "out", "engine")}
     words = [word for k, v in given.items() for word in ("--set", f"{k}={json.dumps(v)}")]
     command = ["deploy", "run", "--nodes", "2", "--tls", "--out", str(out), *words]
     ended = subprocess.run(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fl.setup import open_split, partition_data
+from tests.fl.test_deployment import ONE_CONFIG
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +45,13 @@ def test_demo_is_the_same_to_the_byte_in_this_process_and_on_ray(tmp_path: Path)
     assert all((here / name).read_bytes() == (ray / name).read_bytes() for name in maps)
 
 
-def test_the_config_that_is_deployed_gives_the_same_bank_on_ray(run, flat, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", ONE_CONFIG, ids=["a round", "exact rounds"])
+def test_the_config_that_is_deployed_gives_the_same_bank_on_ray(
+    run, flat, tmp_path: Path, changes: dict
+) -> None:
     """With test_deployment's inline and deployed runs of it: one config, three ways, one bank."""
-    inline, out = run(clients=2).out, tmp_path / "ray"
-    given = flat(clients=2, engine="ray", out=str(out))
+    inline, out = run(clients=2, **changes).out, tmp_path / "ray"
+    given = flat(clients=2, engine="ray", out=str(out), **changes)
     words = [w for k, v in given.items() for w in ("--set", f"{k}={json.dumps(v)}")]
     ended = fedpatchcore("simulate", *words)
     assert ended.returncode == 0, ended.stderr
