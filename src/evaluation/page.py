@@ -185,7 +185,8 @@ PAGE: Final = r"""
 {% if metrics.bank and metrics.bank.size | default(none) is not none %}
 <p>{% if several %}The merged banks together hold{% else %}The merged bank holds{% endif %} {{ metrics.bank.size | counted("patch feature") }}
 {%- if metrics.bank.dim | default(none) is not none %} of {{ metrics.bank.dim | count }} dimensions{% endif %}
-{%- if metrics.bank.bytes | default(none) is not none %}, {{ metrics.bank.bytes | byte_size }}{% if metrics.bank.dtype %} in {{ metrics.bank.dtype }}{% endif %}{% endif %}.</p>
+{%- if metrics.bank.bytes | default(none) is not none %}, {{ metrics.bank.bytes | byte_size }}{% if metrics.bank.dtype %} in {{ metrics.bank.dtype }}{% endif %}{% endif %}.
+{%- if metrics.bank.exact %} {% if metrics.bank.exact == metrics.bank.size %}All of them are{% else %}The first {{ metrics.bank.exact | count }} picked are{% endif %} those that selection over all patches{% if metrics.refused %} of the merged clients{% endif %} makes, but for ties.{% endif %}</p>
 {% endif %}
 {% if traffic %}
 <p>The clients sent {{ traffic.upload | byte_size }} in all

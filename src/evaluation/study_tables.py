@@ -62,6 +62,7 @@ COSTS = (
     Column("× every patch", "factor.every_patch", lambda v: figure(v, 0)),
     Column("× one bank", "factor.one_bank", lambda v: figure(v, 2)),
     Column("bank rows", "bank.size", count),
+    Column("exact rows", "bank.exact", count),
     Column("radius", "bank.radius", lambda v: figure(v, 2)),
     Column("its bound", "bank.radius_bound", lambda v: figure(v, 2)),
     Column("centralized radius", "centralized.radius", lambda v: figure(v, 2)),

@@ -233,6 +233,21 @@ def test_covering_certificate_is_a_sentence(page):
     assert "the farthest lies at 2.988" in text
 
 
+@pytest.mark.parametrize(
+    ("exact", "said"),
+    [
+        (None, ""),
+        (250, "All of them are those that selection over all patches makes, but for ties."),
+        (30, "The first 30 picked are those that selection over all patches makes, but for ties."),
+    ],
+)
+def test_exact_rows_are_told_apart_from_others(tmp_path, exact, said):
+    metrics = run_metrics()
+    metrics["bank"] |= {"size": 250} | ({"exact": exact} if exact else {})
+    text = Reader(render(tmp_path / "r.html", metrics, run_scores())).text
+    assert (said in text) if said else ("selection over all patches" not in text)
+
+
 def test_certificate_of_several_objects_is_the_largest_radius_and_names_who_it_covers(tmp_path):
     metrics = run_metrics()
     radii = {"pipe": (2.0, 1.5), "clip": (5.5, None)}
