@@ -162,6 +162,35 @@ def test_rows_that_were_lost_on_their_way_are_offered_again(
     assert done.metrics["bank"]["radius"] <= done.metrics["bank"]["radius_bound"] * (1 + 1e-5)
 
 
+def test_exact_run_that_broke_off_goes_on_and_is_exact(
+    run, misbehave, centralized_bank, tmp_path
+) -> None:
+    calls: list[int] = []
+
+    def breaks_off(message: Message, context: Context) -> Message:
+        calls.append(1)
+        if len(calls) == 5:
+            raise OSError("the cable is out")
+        return client_app(message, context)
+
+    settings = {**EXACT, "out": str(tmp_path)}
+    with pytest.raises(RoundFailed):
+        run(client_app=misbehave({1: breaks_off}), **settings)
+    done = run(**settings, resume=True)
+    is_first_of(done.model.banks["bracket"], centralized_bank)
+    assert done.metrics["bank"]["exact"] == done.metrics["bank"]["size"]
+
+
+def test_client_that_claims_a_huge_radius_costs_exactness_and_nothing_else(run, rewrite, misbehave):
+    def claim(content) -> None:
+        content["about"]["radius"] = [1e30 for _ in content["about"]["radius"]]
+
+    done = run(client_app=misbehave({1: rewrite(claim)}), **{**EXACT, "num_server_rounds": 5})
+    bank = done.metrics["bank"]
+    assert bank["exact"] == 1
+    assert bank["size"] >= 38
+
+
 def test_new_images_are_taken_in_after_exact_rounds(run, plant, tmp_path) -> None:
     before = run(**EXACT, data__root=str(plant))
     bank = before.model.banks["bracket"]
