@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl.arrays import unpack_banks
 from fl.client_state import (
     recall_known,
     remember_found,
@@ -32,7 +33,6 @@ from fl.messages import (
     pack_prospect,
     pack_results,
     pack_upload,
-    unpack_banks,
 )
 from fl.node import CannotTakePart, Clock, Node
 from fl.offers import allowed, find, find_again, find_more, own_banks, terms_of

@@ -10,7 +10,7 @@ from dataclasses import astuple, fields
 import numpy as np
 from flwr.app import ConfigRecord, Context
 
-from fl.messages import pack_banks, unpack_banks
+from fl.arrays import pack_banks, unpack_banks
 from src.banks import Holding
 from src.client import Candidates, CodedBank, Known, OwnBank
 from src.coding import Coding

@@ -14,7 +14,6 @@
 What comes from outside is checked here: whatever a reply holds, it is read or it is refused.
 """
 
-import io
 import json
 import math
 import re
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NotRequired
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from pydantic import (
     AfterValidator,
     FiniteFloat,
@@ -34,6 +33,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
+from fl.arrays import pack_banks, read_header, unpack_banks
 from src.banks import QUANTILES, BankRefused, ClientBank, Holding, Survey
 from src.budget import CURVE_POINTS
 from src.coding import BASIS, CODES, MEAN, OFFSET, STEP, Coding, Parts, decode
@@ -41,7 +41,6 @@ from src.coding import BASIS, CODES, MEAN, OFFSET, STEP, Coding, Parts, decode
 CONFIG, ABOUT, FAILURE, TICKET, ROUND = "config", "about", "failure", "ticket", "round"
 BANKS, ALLOWANCE = CODES, "allowance"
 PARTS = (CODES, OFFSET, STEP, MEAN, BASIS)  # a record each, of arrays by bank
-HEADER_BYTES = 4096  # the header of an array of ours takes 128
 FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "aupro_0.05")
 BY_LIMIT, LIMIT = "au_spro", re.compile(r"\d\.\d{1,4}")
 LONGEST_NAME, LONGEST_REASON = 100, 2000  # characters
@@ -174,20 +173,6 @@ class ClientFailed(RuntimeError):
     """A client answered that it could not do its part, and why."""
 
 
-def pack_banks(banks: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Bank name -> rows [n, D] as a record."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(rows)) for name, rows in banks.items()})
-
-
-def unpack_banks(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """The inverse of `pack_banks`; the rows are the record's own bytes, read-only.
-
-    Raises:
-        ValueError: an array whose bytes are not what its header says.
-    """
-    return {name: _rows(array) for name, array in record.items()}
-
-
 def pack_terms(terms: Terms) -> ConfigRecord:
     """The record ROUND of a request."""
     banks = sorted({*terms.known, *terms.step})
@@ -227,7 +212,7 @@ def check_size(content: RecordDict, max_rows: int, max_bytes: int) -> None:
         size = sum(len(array.data) for array in arrays)
         within = size <= max_bytes
         # of a basis, too, the first number is that of its rows
-        rows = sum((_header(array)[0] or (0,))[0] for array in arrays) if within else 0
+        rows = sum((read_header(array)[0] or (0,))[0] for array in arrays) if within else 0
     except Exception as error:
         raise _unreadable(error) from error
     if not within:
@@ -423,33 +408,6 @@ def _number(about: Mapping[str, Any]) -> int:
     if not isinstance(number, int) or number < 0:
         raise ValueError(f"{number!r} is no client's number")
     return number
-
-
-def _header(array: Array) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, dtype and start of the values of an array, by the npy header of its bytes."""
-    if array.stype != "numpy.ndarray":
-        raise ValueError(f"an array of kind {array.stype!r}")
-    start = io.BytesIO(array.data[:HEADER_BYTES])
-    version = np.lib.format.read_magic(start)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, by_columns, dtype = read(start)
-    if dtype.hasobject or by_columns or min(shape, default=0) < 0:
-        raise ValueError(f"an array of {dtype} that cannot be read")
-    return shape, dtype, start.tell()
-
-
-def _rows(array: Array) -> np.ndarray:
-    """An array as its bytes stand: nothing is copied, and nothing in them is executed."""
-    shape, dtype, start = _header(array)
-    expected = math.prod(shape) * dtype.itemsize
-    if len(array.data) - start != expected:
-        raise ValueError(
-            f"{len(array.data) - start} bytes, where {list(shape)} of {dtype} take {expected}"
-        )
-    return np.frombuffer(array.data, dtype, offset=start).reshape(shape)
 
 
 def _bank(about: Mapping[str, Any], rows: np.ndarray, i: int) -> ClientBank:

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fl.arrays import pack_banks
 from fl.config import Settings
 from fl.exchange import Roster
 from fl.intake import Intake
@@ -29,7 +30,6 @@ from fl.messages import (
     Upload,
     check_size,
     pack_allowance,
-    pack_banks,
     pack_terms,
     pack_ticket,
     unpack_prospect,

@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message
 
+from fl.arrays import unpack_banks
 from fl.client_app import app as client_app
 from fl.intake import RoundFailed
-from fl.messages import (
-    ALLOWANCE,
-    BANKS,
-    pack_prospect,
-    unpack_allowance,
-    unpack_banks,
-    unpack_prospect,
-)
+from fl.messages import ALLOWANCE, BANKS, pack_prospect, unpack_allowance, unpack_prospect
 from src.data import write_synthetic
 from src.data.partition import Partition
 

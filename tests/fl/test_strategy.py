@@ -11,11 +11,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fl import messages
+from fl import arrays
+from fl.arrays import pack_banks, unpack_banks
 from fl.client_app import app as client_app
 from fl.exchange import Roster
 from fl.intake import RoundFailed
-from fl.messages import ABOUT, BANKS, TICKET, pack_banks, unpack_banks
+from fl.messages import ABOUT, BANKS, TICKET
 from fl.setup import build_model, open_split, partition_data
 from fl.strategy import FederatedPatchCore
 from src.banks import BankRefused
@@ -139,8 +140,10 @@ def test_a_client_that_sends_too_much_is_left_out_before_an_array_is_made(
     run, misbehave, rewrite, monkeypatch, limit: dict, reason: str
 ) -> None:
     made: list[int] = []
-    read = messages._rows
-    monkeypatch.setattr(messages, "_rows", lambda array: made.append(array.shape[0]) or read(array))
+    read = arrays.read_rows
+    monkeypatch.setattr(
+        arrays, "read_rows", lambda array: made.append(array.shape[0]) or read(array)
+    )
     app = misbehave({BAD: rewrite(with_rows(lambda r: np.tile(r, (100, 1))))})
     done = run(client_app=app, min_clients=2, **limit)
     [refused] = done.metrics["refused"]

@@ -10,9 +10,9 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl.arrays import unpack_banks
 from fl.client_app import app as client_app
 from fl.intake import RoundFailed
-from fl.messages import unpack_banks
 from fl.setup import build_model, open_split
 from src.data import write_synthetic
 from src.data.partition import Partition

@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fl.arrays import unpack_banks
 from fl.messages import (
     CONFIG,
     TICKET,
@@ -21,7 +22,6 @@ from fl.messages import (
     pack_prospect,
     pack_results,
     pack_upload,
-    unpack_banks,
 )
 from src.banks import QUANTILES, ClientBank, Holding, Survey
 from src.coding import CODES
