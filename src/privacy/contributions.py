@@ -173,23 +173,25 @@ class Cells:
     w_c · mean(x − a_c), of the norm of its root mean square residual.
 
     Attributes:
-        anchors: [K, D].
-        residual_limit: the longest that counts in full, over all cells together.
-        origin, basis: [D] and [D, d]: residuals are told, and patches compared, in the d
-            coordinates (x − origin) @ basis, in which the anchors are [K, d]; None for x itself.
+        anchors: [K, d].
+        limit: the longest residuals that count in full, over all cells together.
+        origin, basis: [D] and [D, d]: patches are compared at (x − origin) @ basis, and the
+            anchors lie there; None for x itself.
+        told: of how many of the d coordinates, from the first, residuals are told; None for all.
     """
 
     anchors: np.ndarray
-    residual_limit: float
+    limit: float
     origin: np.ndarray | None = None
     basis: np.ndarray | None = None
+    told: int | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """Weights [K], and residuals [K d] cell by cell."""
+        """Weights [K], and residuals [K told] cell by cell."""
         return (
             Block("weights", len(self.anchors), 1.0, acute=True),
-            Block("residuals", self.anchors.size, self.residual_limit),
+            Block("residuals", self.anchors[:, : self.told].size, self.limit),
         )
 
     def measure(self, patches: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -198,8 +200,9 @@ class Cells:
             patches = (patches - (0 if self.origin is None else self.origin)) @ self.basis
         cell = closest(patches, self.anchors)
         counts = np.bincount(cell, minlength=len(self.anchors))
-        sums = np.zeros_like(self.anchors, dtype=np.float64)
-        np.add.at(sums, cell, patches - self.anchors[cell])
+        away = (patches - self.anchors[cell])[:, : self.told]
+        sums = np.zeros((len(self.anchors), away.shape[1]))
+        np.add.at(sums, cell, away)
         scale = 1 / np.sqrt(np.maximum(counts, 1) * len(patches))
         return np.sqrt(counts / len(patches)), (sums * scale[:, None]).ravel()
 

@@ -79,7 +79,8 @@ def asks(draw) -> Ask:
             return Cells(rng.normal(0, scale, (int(rng.integers(1, 9)), DIM)), limit)
         case _:
             anchors = rng.normal(0, scale, (int(rng.integers(1, 9)), 2))
-            return Cells(anchors, limit, centre, rng.normal(0, 1, (DIM, 2)))
+            told = draw(st.sampled_from([None, 1, 2]))
+            return Cells(anchors, limit, centre, rng.normal(0, 1, (DIM, 2)), told)
 
 
 @given(asks(), records(least=2), st.data())

@@ -1,0 +1,141 @@
+"""With little noise a mechanism finds what is there; with much it keeps to what is public."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.privacy.codebook import (
+    CodebookSettings,
+    dp_codebook,
+    dp_gauss_codebook,
+    k_means,
+    shrunk,
+)
+from src.privacy.contributions import closest, summed, unit_patches
+from src.privacy.gaussian import GaussianSettings, dp_gaussian, eigen_above_noise, fit_gaussian
+from src.privacy.rounds import (
+    Answer,
+    Mechanism,
+    PrivateBank,
+    Terms,
+    in_process,
+    run_mechanism,
+    seeded_noise,
+)
+
+DIM = 5
+WIDE = GaussianSettings(far_limit=2, near_limit=2, square_limit=5)
+EXACT, LOUD = Terms(1e9), Terms(1e-3)
+
+
+def run(mechanism: Mechanism, images, terms: Terms, seed: int = 0) -> PrivateBank:
+    return run_mechanism(mechanism, in_process([images]), terms, seeded_noise(seed), list)
+
+
+def two_kinds(count: int = 60) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images whose patches lie about two of the axes, and those axes' middles as unit vectors."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(count):
+        axis = rng.integers(2, size=30)
+        images.append(unit_patches(np.eye(DIM)[axis] + rng.normal(0, 0.05, (30, DIM))))
+    pooled = np.concatenate(images)
+    return images, np.array([pooled[pooled[:, i] > 0.5].mean(0) for i in range(2)])
+
+
+def test_without_noise_or_clipping_the_gaussian_is_that_of_all_patches() -> None:
+    images, _ = two_kinds()
+    bank = run(dp_gaussian(len(images), DIM, WIDE), images, EXACT)
+    pooled = np.concatenate(images)
+    np.testing.assert_allclose(bank.origin, pooled.mean(0), atol=1e-7)
+    whitened = (pooled - bank.origin) @ bank.basis
+    np.testing.assert_allclose(whitened.T @ whitened / len(pooled), np.eye(DIM), atol=1e-5)
+    inverse = np.linalg.inv(np.cov(pooled.T, bias=True))
+    away = pooled - pooled.mean(0)
+    plain = np.einsum("pi,ij,pj->p", away, inverse, away)
+    np.testing.assert_allclose(bank.squared_distances(pooled), plain, rtol=1e-4)
+
+
+def test_noise_edge_is_where_eigenvalues_of_noise_end() -> None:
+    rng = np.random.default_rng(0)
+    dim, sigma = 60, 0.1
+    off = rng.normal(0, sigma / np.sqrt(2), (dim, dim))
+    noise = np.triu(off, 1) + np.triu(off, 1).T + np.diag(rng.normal(0, sigma, dim))
+    spike = np.zeros((dim, dim))
+    spike[0, 0] = 20
+    values, vectors = eigen_above_noise(noise + spike + np.eye(dim), sigma)
+    assert values[0] == pytest.approx(21, rel=0.05)
+    assert abs(vectors[0, 0]) > 0.99
+    np.testing.assert_allclose(np.linalg.eigvalsh(noise)[-1], np.sqrt(2 * dim) * sigma, rtol=0.1)
+    assert (values > 0).all()
+    assert (np.diff(values) <= 0).all()
+
+
+def test_eigenvalues_stay_positive_where_noise_is_all_there_is() -> None:
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(0, 5, (DIM, DIM))
+        values, _ = eigen_above_noise(noise + noise.T - 3 * np.eye(DIM), 5.0)
+        assert (values > 0).all()
+
+
+def test_codebook_keeps_the_cells_that_are_filled_and_moves_them_there() -> None:
+    images, middles = two_kinds()
+    anchors = np.eye(DIM)
+    bank = run(dp_codebook(anchors, CodebookSettings(limit=2)), images, EXACT)
+    assert bank.basis is None
+    np.testing.assert_allclose(bank.rows, middles, atol=0.01)
+    loud = run(dp_codebook(anchors, CodebookSettings(limit=2)), images, LOUD)
+    assert {tuple(row) for row in loud.rows.round(9)} <= {tuple(row) for row in anchors}
+
+
+def test_gauss_codebook_finds_cells_without_public_data() -> None:
+    images, middles = two_kinds()
+    settings = CodebookSettings(cells=16, limit=2, told=DIM)
+    bank = run(dp_gauss_codebook(len(images), DIM, 0, settings, WIDE), images, EXACT)
+    normal = bank.squared_distances(middles)
+    strange = bank.squared_distances(np.eye(DIM)[2:])
+    assert normal.max() < 0.2 * strange.min()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_shrinking_never_turns_or_lengthens_and_leaves_clear_signals(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(0, 10.0 ** rng.uniform(-3, 3), (4, DIM))
+    sigmas = 10.0 ** rng.uniform(-3, 3, 4)
+    kept = shrunk(rows, sigmas)
+    ratio = np.linalg.norm(kept, axis=1) / np.linalg.norm(rows, axis=1)
+    assert (ratio <= 1).all()
+    np.testing.assert_allclose(kept, rows * ratio[:, None], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(shrunk(rows, 0 * sigmas), rows)
+
+
+def test_shrinking_lowers_the_error_of_small_rows_in_noise() -> None:
+    rng = np.random.default_rng(0)
+    noisy = 0.1 + rng.normal(0, 1, (500, 30))
+    error = ((shrunk(noisy, np.ones(500)) - 0.1) ** 2).sum(1).mean()
+    assert error < 0.2 * ((noisy - 0.1) ** 2).sum(1).mean()
+
+
+def test_k_means_ends_where_each_centre_is_the_mean_of_its_cell() -> None:
+    images, _ = two_kinds(10)
+    rows = np.concatenate(images)
+    centres = k_means(rows, 2, np.random.default_rng(1))
+    cell = closest(rows, centres)
+    for c in range(2):
+        np.testing.assert_allclose(centres[c], rows[cell == c].mean(0), atol=1e-6)
+
+
+def test_draws_have_the_gaussians_moments() -> None:
+    images, _ = two_kinds()
+    steps = fit_gaussian(len(images), DIM, WIDE)
+    answer = None
+    try:
+        while True:
+            step = steps.send(answer)
+            sums = summed(step.ask, images)
+            answer = Answer(sums, (0.0,) * len(sums))
+    except StopIteration as ended:
+        found = ended.value
+    drawn = found.draw(50_000, np.random.default_rng(0))
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(np.concatenate(images).T), atol=0.01)

@@ -1,0 +1,126 @@
+"""A mechanism runs by sums alone, pays what its terms say, and takes its noise from the system."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from src.privacy.accounting import composed
+from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook
+from src.privacy.gaussian import dp_gaussian
+from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release
+from src.privacy.rounds import (
+    Mechanism,
+    PrivateBank,
+    Terms,
+    in_process,
+    run_mechanism,
+    seeded_noise,
+    system_noise,
+)
+
+DIM, IMAGES = 6, 40
+SMALL = CodebookSettings(cells=8, told=3)
+ANCHORS = np.eye(DIM)
+
+
+def images(seed: int = 0, count: int = IMAGES) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(1, 0.3, (int(rng.integers(1, 20)), DIM)) for _ in range(count)]
+
+
+def mechanisms() -> dict[str, Mechanism]:
+    return {
+        "dp_gaussian": dp_gaussian(IMAGES, DIM),
+        "dp_codebook": dp_codebook(ANCHORS, SMALL),
+        "dp_gauss_codebook": dp_gauss_codebook(IMAGES, DIM, 0, SMALL),
+    }
+
+
+NAMES = sorted(mechanisms())
+
+
+def run(name: str, clients, terms: Terms, noise=system_noise) -> tuple[PrivateBank, list[Release]]:
+    releases: list[Release] = []
+    bank = run_mechanism(mechanisms()[name], in_process(clients), terms, noise, releases.extend)
+    return bank, releases
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("adjacency", ["null", "replace"])
+def test_all_of_the_budget_is_spent_and_no_more(name: str, adjacency) -> None:
+    bank, releases = run(name, [images()], Terms(0.7, adjacency))
+    assert composed(release.mu for release in releases) == pytest.approx(0.7)
+    assert np.isfinite(bank.rows).all()
+    assert {release.adjacency for release in releases} == {adjacency}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.integers(0, 2**32 - 1))
+def test_the_bank_does_not_depend_on_who_holds_the_images(name: str, seed: int) -> None:
+    held = images(seed)
+    cut = int(np.random.default_rng(seed).integers(IMAGES + 1))
+    one, _ = run(name, [held], Terms(1e6), seeded_noise(1))
+    two, _ = run(name, [held[cut:], held[:cut]], Terms(1e6), seeded_noise(1))
+    np.testing.assert_allclose(one.rows, two.rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_asked_of_the_images_that_the_ledger_refuses(name: str) -> None:
+    ledger = Ledger(Budget(1, 1e-5, IMAGES))
+    asked = []
+
+    def asking(ask):
+        asked.append(ask)
+        return in_process([images()])(ask)
+
+    def note(releases) -> None:
+        nonlocal ledger
+        ledger = ledger.adding(releases)
+
+    mechanism = mechanisms()[name]
+    with pytest.raises(BudgetExceeded):
+        run_mechanism(mechanism, asking, Terms(ledger.budget.mu * 10), system_noise, note)
+    assert not asked
+    run_mechanism(mechanisms()[name], asking, Terms(ledger.budget.mu), system_noise, note)
+    assert ledger.epsilon == pytest.approx(1)
+    with pytest.raises(BudgetExceeded, match="would bring ε"):
+        run_mechanism(mechanisms()[name], asking, Terms(0.01), system_noise, note)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_runs_differ_by_their_noise_and_a_seed_gives_it_back(name: str) -> None:
+    terms = Terms(1.0)
+    drawn = [run(name, [images()], terms)[0] for _ in range(2)]
+    assert repr(drawn[0]) != repr(drawn[1])
+    again = [run(name, [images()], terms, seeded_noise(5))[0] for _ in range(2)]
+    np.testing.assert_array_equal(again[0].rows, again[1].rows)
+
+
+def test_system_noise_is_standard_normal_and_never_the_same() -> None:
+    drawn = system_noise(20_000)
+    assert drawn.dtype == np.float64
+    assert kstest(drawn, "norm").pvalue > 1e-6
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.05
+    assert not np.intersect1d(drawn, system_noise(20_000)).size
+
+
+def test_distances_are_those_of_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    patches, rows = rng.normal(size=(9, DIM)), rng.normal(size=(5, 2))
+    origin, basis = rng.normal(size=DIM), rng.normal(size=(DIM, 2))
+    plain = [
+        min(((x - origin) @ basis - row) @ ((x - origin) @ basis - row) for row in rows)
+        for x in patches
+    ]
+    bank = PrivateBank(rows, origin, basis)
+    np.testing.assert_allclose(bank.squared_distances(patches), plain, atol=1e-12)
+
+
+def test_a_sum_that_is_not_what_was_asked_for_is_refused() -> None:
+    for wrong in ((np.zeros(3),), (np.full(DIM, np.nan),)):
+        with pytest.raises(ValueError, match="a sum of mean"):
+            run_mechanism(
+                dp_gaussian(IMAGES, DIM), lambda ask, w=wrong: w, Terms(1.0), system_noise, list
+            )
