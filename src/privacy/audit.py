@@ -1,0 +1,167 @@
+"""Audits: what an attacker finds out, and the least ε that is consistent with it.
+
+A lower bound holds with its confidence whatever the mechanism is. Above the claimed ε it shows a
+bug or a false claim; below, it shows nothing but how good the attack was.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import beta, binom, norm
+
+from src.privacy.accounting import epsilon_for
+from src.privacy.rounds import Noise
+
+CONFIDENCE = 0.95
+HALVINGS = 60
+MOST = 1000.0  # ε above which no bound is sought
+DRAWN = 2**20  # noise values drawn at a time
+
+
+@dataclass(frozen=True)
+class Membership:
+    """How well a score tells training images from others: true positive rates at false ones."""
+
+    auc: float
+    at_1_percent: float
+    at_01_percent: float
+
+
+def membership(members: np.ndarray, others: np.ndarray) -> Membership:
+    """Tell members by small scores, such as the least distance of an image's patches to a bank.
+
+    Args:
+        members: [M] scores of images that were in.
+        others: [N] of images from the same source that were not.
+
+    Raises:
+        ValueError: one of them is empty, or scores are not numbers.
+    """
+    members, others = np.sort(np.asarray(members, float)), np.sort(np.asarray(others, float))
+    if not (members.size and others.size and np.isfinite([members.sum(), others.sum()]).all()):
+        raise ValueError("membership needs finite scores of members and of others")
+    below = np.searchsorted(others, members, "left")
+    upto = np.searchsorted(others, members, "right")
+    auc = 1 - float((below + upto).mean()) / (2 * len(others))
+
+    def caught(rate: float) -> float:
+        allowed = math.floor(rate * len(others) + 1e-9)  # so many others may be taken for members
+        return float((members < others[allowed]).mean()) if allowed < len(others) else 1.0
+
+    return Membership(auc, caught(0.01), caught(0.001))
+
+
+def one_run_epsilon(
+    canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE
+) -> float:
+    """Least ε after one run (Steinke, Nasr and Jagielski, 2023, arXiv 2305.08846).
+
+    Each canary was in with probability one half, independently; the attacker guessed some of them.
+
+    Args:
+        canaries: how many there were.
+        guesses: of how many it was guessed whether they were in.
+        right: how many guesses were right.
+        delta: δ of the claim.
+        confidence: of the bound.
+
+    Raises:
+        ValueError: counts that do not agree, δ outside [0, 1).
+    """
+    if not (0 <= right <= guesses <= canaries and canaries > 0 and 0 <= delta < 1):
+        raise ValueError(
+            f"{right} right of {guesses} guesses on {canaries} canaries at δ = {delta} do not agree"
+        )
+    low, high = 0.0, MOST
+    if _chance(canaries, guesses, right, delta, low) > 1 - confidence:
+        return 0.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if _chance(canaries, guesses, right, delta, middle) <= 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _chance(canaries: int, guesses: int, right: int, delta: float, epsilon: float) -> float:
+    """Bound on how likely an (ε, δ)-private mechanism lets so many guesses be right, or more.
+
+    Were δ 0, each guess would be right with probability 1 / (1 + e^−ε) at most, whatever the others
+    are. δ lets the count rise by i with probability 2 m δ / i at most, for any i.
+    """
+    chance = 1 / (1 + math.exp(-epsilon))
+    sure = float(binom.sf(right - 1, guesses, chance))
+    if delta == 0 or right == 0:
+        return sure
+    steps = np.arange(1, right + 1)
+    short = np.cumsum(binom.pmf(right - steps, guesses, chance))  # by at most so many
+    return min(1.0, sure + 2 * canaries * delta * float((short / steps).max()))
+
+
+def canary_scores(
+    without: Sequence[np.ndarray],
+    given: Sequence[np.ndarray],
+    sigmas: Sequence[float],
+    noise: Noise,
+    runs: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [runs] of releases without a canary and with it: the likelihood ratio's logarithm.
+
+    Args:
+        without: each block's sum over all other images.
+        given: what the canary adds to each block.
+        sigmas: of each block's noise, as the mechanism draws it.
+        noise: that the mechanism draws.
+        runs: how many releases of each kind.
+    """
+    scores = np.zeros((2, runs))
+    for total, canary, sigma in zip(without, given, sigmas, strict=True):
+        step = max(1, DRAWN // len(total))
+        for start in range(0, runs, step):
+            some = min(step, runs - start)
+            for side, base in enumerate((total, total + canary)):
+                drawn = base + sigma * noise(some * len(base)).reshape(some, -1)
+                scores[side, start : start + some] += (drawn - total) @ canary / sigma**2
+    return scores[0], scores[1]
+
+
+def many_run_mu(without: np.ndarray, given: np.ndarray, confidence: float = CONFIDENCE) -> float:
+    """Least μ by the scores of independent runs without a canary and with it, which are larger.
+
+    Half of the runs choose the threshold, the others judge it: Clopper and Pearson's upper ends of
+    its two error rates give μ ≥ Φ⁻¹(1 − FPR) − Φ⁻¹(FNR) (Nasr et al., 2023, arXiv 2302.07956).
+
+    Args:
+        without, given: [N] and [M] scores, two of each at least. Runs must be independent: scores
+            of several images in one run are not.
+        confidence: of the bound.
+    """
+    if min(len(without), len(given)) < 2:
+        raise ValueError("a bound over many runs needs two runs with and two without the canary")
+    thresholds = np.unique(np.quantile(np.concatenate([without[::2], given[::2]]), _GRID))
+    chosen = max(thresholds, key=lambda t: _mu_at(without[::2], given[::2], t, confidence))
+    return max(0.0, _mu_at(without[1::2], given[1::2], chosen, confidence))
+
+
+_GRID = np.linspace(0.001, 0.999, 199)
+
+
+def _mu_at(without: np.ndarray, given: np.ndarray, threshold: float, confidence: float) -> float:
+    false_positive = _upper_end(int((without > threshold).sum()), len(without), confidence)
+    false_negative = _upper_end(int((given <= threshold).sum()), len(given), confidence)
+    return float(norm.isf(false_positive) - norm.ppf(false_negative))
+
+
+def _upper_end(count: int, of: int, confidence: float) -> float:
+    """Upper end of the interval for a rate; both rates' hold together with the confidence."""
+    return float(beta.isf((1 - confidence) / 2, count + 1, of - count)) if count < of else 1.0
+
+
+def many_run_epsilon(
+    without: np.ndarray, given: np.ndarray, delta: float, confidence: float = CONFIDENCE
+) -> float:
+    """Least ε at δ of a mechanism of Gaussian noise, by `many_run_mu`."""
+    return epsilon_for(many_run_mu(without, given, confidence), delta)
