@@ -18,6 +18,7 @@ CONFIDENCE = 0.95
 HALVINGS = 60
 MOST = 1000.0  # ε above which no bound is sought
 DRAWN = 2**20  # noise values drawn at a time
+TRIED = np.linspace(0.001, 0.999, 199)  # quantiles of the scores, as thresholds
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,9 @@ def many_run_mu(without: np.ndarray, given: np.ndarray, confidence: float = CONF
     """
     if min(len(without), len(given)) < 2:
         raise ValueError("a bound over many runs needs two runs with and two without the canary")
-    thresholds = np.unique(np.quantile(np.concatenate([without[::2], given[::2]]), _GRID))
+    thresholds = np.unique(np.quantile(np.concatenate([without[::2], given[::2]]), TRIED))
     chosen = max(thresholds, key=lambda t: _mu_at(without[::2], given[::2], t, confidence))
     return max(0.0, _mu_at(without[1::2], given[1::2], chosen, confidence))
-
-
-_GRID = np.linspace(0.001, 0.999, 199)
 
 
 def _mu_at(without: np.ndarray, given: np.ndarray, threshold: float, confidence: float) -> float:
@@ -163,5 +161,8 @@ def _upper_end(count: int, of: int, confidence: float) -> float:
 def many_run_epsilon(
     without: np.ndarray, given: np.ndarray, delta: float, confidence: float = CONFIDENCE
 ) -> float:
-    """Least ε at δ of a mechanism of Gaussian noise, by `many_run_mu`."""
+    """Least ε at δ, by `many_run_mu`, of a mechanism whose noise is Gaussian.
+
+    Of any other mechanism the bound on μ holds, but not its translation.
+    """
     return epsilon_for(many_run_mu(without, given, confidence), delta)

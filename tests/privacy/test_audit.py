@@ -29,16 +29,8 @@ def test_membership_is_the_share_of_pairs_that_are_told_apart(members, others) -
     found = membership(np.array(members), np.array(others))
     assert found.auc == pytest.approx(np.mean(pairs))
     for rate, caught in ((0.01, found.at_1_percent), (0.001, found.at_01_percent)):
-        best = (
-            max(
-                np.mean([m < t for m in members])
-                for t in [*members, *others]
-                if np.mean([o < t for o in others]) <= rate
-            )
-            if any(np.mean([o < t for o in others]) <= rate for t in [*members, *others])
-            else 0
-        )
-        assert caught >= best
+        cuts = [t for t in [*members, *others] if np.mean([o < t for o in others]) <= rate]
+        assert caught >= max((np.mean([m < t for m in members]) for t in cuts), default=0)
         if len(others) <= 100:  # no false positive is allowed
             assert caught == np.mean([m < min(others) for m in members])
 
@@ -132,10 +124,10 @@ def test_a_canary_in_one_cell_is_the_worst_case_of_a_codebook() -> None:
 def test_many_run_bound_keeps_its_confidence() -> None:
     rng = np.random.default_rng(0)
     mu, above = 0.8, 0
-    for _ in range(200):
+    for _ in range(100):
         without, given_ = rng.normal(0, 1, 400), rng.normal(mu, 1, 400)
         above += many_run_mu(without, given_) > mu
-    assert above <= 16  # of 10 expected at the most; 5 % of bounds may be above
+    assert above <= 9  # 5 % of bounds may be above
 
 
 def test_many_run_bound_of_scores_that_say_nothing_is_zero() -> None:
