@@ -9,13 +9,17 @@ process, in messages and under secure aggregation: only `Asking` differs.
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import floor, log2, sqrt
 
 import numpy as np
 from scipy.special import ndtri
 
 from src.privacy.contributions import Ask, added, summed
 from src.privacy.ledger import Adjacency, Release, Unit
+
+# Sums are released on a grid of some σ / 2^20: the last bits of floating-point noise, by which sums
+# could be told apart (Mironov, 2012), are not among what is released.
+GRID_BITS = 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ def run_mechanism(
     terms: Terms,
     noise: Noise,
     note: Callable[[Sequence[Release]], None],
+    *,
+    had: Sequence[Answer] = (),
+    keep: Callable[[Answer], None] = lambda answer: None,
 ) -> PrivateBank:
     """Run a mechanism to its bank.
 
@@ -112,27 +119,33 @@ def run_mechanism(
         terms: what it may cost.
         noise: `system_noise`, but in a simulation that says so.
         note: told of a step's releases before the step is asked; raises to refuse them.
+        had: answers of a run that broke off, which are used again: to ask anew would cost anew.
+        keep: given each new answer before anything else is done with it.
     """
+    before = iter(had)
     answer: Answer | None = None
     try:
         while True:
             step = mechanism.send(answer)  # type: ignore[arg-type]  # None starts a generator
-            releases = terms.releases(step)
-            note(releases)
-            sums = asking(step.ask)
-            for total, block in zip(sums, step.ask.blocks, strict=True):
-                _check(total, block.size, block.name)
-            noisy = [
-                total + release.sigma * noise(len(total))
-                for total, release in zip(sums, releases, strict=True)
-            ]
-            answer = Answer(tuple(noisy), tuple(release.sigma for release in releases))
+            answer = next(before, None)
+            if answer is None:
+                releases = terms.releases(step)
+                note(releases)
+                answer = _with_noise(asking(step.ask), step, releases, noise)
+                keep(answer)
     except StopIteration as ended:
         return ended.value
 
 
-def in_process(clients: Iterable[Iterable[np.ndarray]]) -> Asking:
-    """Asking records [P, D] that are all here, client by client."""
+def planned(mechanism: Mechanism, terms: Terms) -> list[Release]:
+    """What a mechanism will release, found by running it on no image at all."""
+    releases: list[Release] = []
+    run_mechanism(mechanism, in_process([[]]), terms, seeded_noise(0), releases.extend)
+    return releases
+
+
+def in_process(clients: Sequence[Iterable[np.ndarray]]) -> Asking:
+    """Asking records [P, D] that are all here, by client; each step goes through all of them."""
     return lambda ask: added(summed(ask, client) for client in clients)
 
 
@@ -151,6 +164,16 @@ def seeded_noise(seed: int) -> Noise:
     return np.random.default_rng(seed).standard_normal
 
 
-def _check(total: np.ndarray, size: int, name: str) -> None:
-    if total.shape != (size,) or not np.isfinite(total).all():
-        raise ValueError(f"a sum of {name} has shape {total.shape} or values that are not finite")
+def _with_noise(
+    sums: tuple[np.ndarray, ...], step: Step, releases: Sequence[Release], noise: Noise
+) -> Answer:
+    noisy = []
+    for total, block, release in zip(sums, step.ask.blocks, releases, strict=True):
+        if total.shape != (block.size,) or not np.isfinite(total).all():
+            raise ValueError(
+                f"a sum of {block.name} has shape {total.shape}, not {(block.size,)}, or values "
+                "that are not finite"
+            )
+        grid = 2.0 ** (floor(log2(release.sigma)) - GRID_BITS)
+        noisy.append(np.rint((total + release.sigma * noise(block.size)) / grid) * grid)
+    return Answer(tuple(noisy), tuple(release.sigma for release in releases))

@@ -1,5 +1,7 @@
 """A mechanism runs by sums alone, pays what its terms say, and takes its noise from the system."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,13 +10,16 @@ from scipy.stats import kstest
 
 from src.privacy.accounting import composed
 from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook
+from src.privacy.contributions import Ask
 from src.privacy.gaussian import dp_gaussian
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release
 from src.privacy.rounds import (
+    Answer,
     Mechanism,
     PrivateBank,
     Terms,
     in_process,
+    planned,
     run_mechanism,
     seeded_noise,
     system_noise,
@@ -90,12 +95,50 @@ def test_nothing_is_asked_of_the_images_that_the_ledger_refuses(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_a_run_will_release_is_known_before_it_starts(name: str) -> None:
+    terms = Terms(0.5, bank="tiles", round=3)
+    _, releases = run(name, [images()], terms)
+    assert planned(mechanisms()[name], terms) == releases
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_broke_off_goes_on_without_asking_again(name: str) -> None:
+    answers: list[Answer] = []
+    asking, terms = in_process([images()]), Terms(1.0)
+    whole = run_mechanism(
+        mechanisms()[name], asking, terms, system_noise, list, keep=answers.append
+    )
+    asked: list[Ask] = []
+
+    def counting(ask: Ask):
+        asked.append(ask)
+        return asking(ask)
+
+    again = run_mechanism(mechanisms()[name], counting, terms, system_noise, list, had=answers)
+    np.testing.assert_array_equal(whole.rows, again.rows)
+    assert not asked
+    run_mechanism(mechanisms()[name], counting, terms, system_noise, list, had=answers[:-1])
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_two_runs_differ_by_their_noise_and_a_seed_gives_it_back(name: str) -> None:
     terms = Terms(1.0)
     drawn = [run(name, [images()], terms)[0] for _ in range(2)]
     assert repr(drawn[0]) != repr(drawn[1])
     again = [run(name, [images()], terms, seeded_noise(5))[0] for _ in range(2)]
     np.testing.assert_array_equal(again[0].rows, again[1].rows)
+
+
+def test_released_sums_lie_on_a_grid_much_finer_than_the_noise() -> None:
+    answers: list[Answer] = []
+    asking, terms = in_process([images()]), Terms(0.3)
+    run_mechanism(dp_gaussian(IMAGES, DIM), asking, terms, system_noise, list, keep=answers.append)
+    for answer in answers:
+        for released, sigma in zip(answer.sums, answer.sigmas, strict=True):
+            steps = released / 2.0 ** (math.floor(math.log2(sigma)) - 20)
+            np.testing.assert_array_equal(steps, np.rint(steps))
+            assert np.abs(steps).max() > 1000
 
 
 def test_system_noise_is_standard_normal_and_never_the_same() -> None:
