@@ -168,6 +168,9 @@ class FederatedPatchCore(Strategy):
             replies = grid.send_and_receive(messages, timeout=self.settings.timeout)
             self.intake.take(replies, self._accept_prospect)
             self.intake.came |= came
+        if curves:
+            known = {name: self._has(name) for name in self.merged}
+            self._known |= dict.fromkeys(self._surveys, known)
         self.intake.check_enough("said what they hold")
 
     def _allot(self, server_round: int) -> dict[int, dict[str, int]]:
@@ -345,7 +348,7 @@ class FederatedPatchCore(Strategy):
         client = prospect.sender.client
         self.intake.check_sender(prospect.sender)
         if prospect.lost and self._known.get(client):
-            self._known[client] = {}
+            del self._known[client]
             self._lost.add(client)
             return
         if not prospect.surveys:
@@ -353,7 +356,6 @@ class FederatedPatchCore(Strategy):
         for survey in prospect.surveys.values():
             check_survey(survey)
         self._surveys[client] = prospect.surveys
-        self._known[client] = {name: self._has(name) for name in self.merged}
         self._add_seconds(prospect.sender)
 
     def _accept_upload(self, content: RecordDict) -> None:

@@ -354,6 +354,11 @@ def test_new_images_are_taken_in_without_starting_over(
     now = Partition.load(before.out / "partition.json").clients
     assert all(set(old.train) <= set(new.train) for old, new in zip(owners, now, strict=True))
     assert len(asked) == 3  # one exchange for rows
+    assert stages(after)[-4:-1] == [
+        (rounds, "counts"),
+        (rounds + 1, "curves"),
+        (rounds + 1, "banks"),
+    ]
     fresh = run(**settings)
     assert after.metrics["bank"]["radius"] <= fresh.metrics["bank"]["radius"] * 1.25
 
