@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import beta, binom, norm
 
 from src.privacy.accounting import epsilon_for
-from src.privacy.rounds import Noise
+from src.privacy.steps import Noise
 
 CONFIDENCE = 0.95
 HALVINGS = 60

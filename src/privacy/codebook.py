@@ -11,7 +11,7 @@ import numpy as np
 
 from src.privacy.contributions import Cells, closest
 from src.privacy.gaussian import GAUSSIAN, Gaussian, GaussianSettings, fit_gaussian
-from src.privacy.rounds import Answer, Mechanism, PrivateBank, Step
+from src.privacy.steps import Answer, Mechanism, PrivateBank, Step
 
 LLOYD_ROUNDS = 10  # of k-means on samples, which cost nothing
 DRAWN = 64  # samples a cell

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.privacy.contributions import Means, Moments, to_matrix
-from src.privacy.rounds import Answer, Mechanism, PrivateBank, Step
+from src.privacy.steps import Answer, Mechanism, PrivateBank, Step
 
 LEAST = 1e-3  # of the noise edge, below which no eigenvalue is put
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from src.privacy.accounting import epsilon_for
 from src.privacy.ledger import Release
-from src.privacy.rounds import Noise
+from src.privacy.steps import Noise
 
 
 def legacy_embedding_noise(

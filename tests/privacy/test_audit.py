@@ -17,7 +17,7 @@ from src.privacy.audit import (
     one_run_epsilon,
 )
 from src.privacy.contributions import Cells, Moments, contribution, summed
-from src.privacy.rounds import Step, Terms, seeded_noise, system_noise
+from src.privacy.steps import Step, Terms, seeded_noise, system_noise
 
 DELTA = 1e-5
 PATCHES = 784

@@ -7,7 +7,7 @@ import pytest
 
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, guarantee
 from src.privacy.legacy import image_epsilon, legacy_embedding_noise
-from src.privacy.rounds import seeded_noise
+from src.privacy.steps import seeded_noise
 
 
 def test_noise_is_added_and_nothing_is_promised() -> None:

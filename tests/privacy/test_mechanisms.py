@@ -14,7 +14,7 @@ from src.privacy.codebook import (
 )
 from src.privacy.contributions import closest, summed, unit_patches
 from src.privacy.gaussian import GaussianSettings, dp_gaussian, eigen_above_noise, fit_gaussian
-from src.privacy.rounds import (
+from src.privacy.steps import (
     Answer,
     Mechanism,
     PrivateBank,

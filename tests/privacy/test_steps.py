@@ -13,7 +13,7 @@ from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codeboo
 from src.privacy.contributions import Ask
 from src.privacy.gaussian import dp_gaussian
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release
-from src.privacy.rounds import (
+from src.privacy.steps import (
     Answer,
     Mechanism,
     PrivateBank,
