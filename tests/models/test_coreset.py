@@ -274,7 +274,8 @@ def test_no_row_is_picked_that_is_closer_than_asked(in_cache, seed, least, going
         part = farthest_first(rows, 90, covered=bank, working_set=16, least=least)
     count = int((np.concatenate([[whole.before], whole.radii[:-1]]) >= least).sum())
     np.testing.assert_array_equal(part.indices, whole.indices[:count])
-    np.testing.assert_array_equal(part.radii, whole.radii[:count])
+    # the last one is measured, the others are the next picks' distances: they round differently
+    np.testing.assert_allclose(part.radii, whole.radii[:count], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
