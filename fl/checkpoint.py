@@ -77,6 +77,7 @@ def take_up_merge(strategy: FederatedPatchCore, out: Path) -> None:
     strategy.done = min(content["round"], strategy.settings.num_server_rounds)
     uploads = [_upload(given, strategy.merged) for given in content["uploads"]]
     strategy.uploads = {upload.sender.client: upload for upload in uploads}
+    strategy.set_merged_clients()
     clients = {int(client): given for client, given in content["clients"].items()}
     strategy.sent = {client: given["rows"] for client, given in clients.items()}
     strategy.intake.upload_bytes = {client: given["bytes"] for client, given in clients.items()}

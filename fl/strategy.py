@@ -8,6 +8,7 @@ the merged banks go to every client, which installs them and sends back figures.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -92,6 +93,7 @@ class FederatedPatchCore(Strategy):
         self._allowances: dict[int, dict[str, int]] = {}  # of this round
         self._known: dict[int, dict[str, int]] = {}  # client -> rows of the banks that it has
         self._heard: dict[int, int] = {}  # client -> the last round of which its rows came
+        self._merged_of: dict[str, set[int]] = {}  # bank name -> clients in its last merge
         self._lost: set[int] = set()  # clients that were started anew, and must be told all
 
     @property
@@ -215,6 +217,13 @@ class FederatedPatchCore(Strategy):
         shares |= {c: s[name].holding.share for c, s in self._surveys.items() if name in s}
         return max(1, round(sum(shares.values()) * part))
 
+    def set_merged_clients(self) -> None:
+        """Take the clients whose uploads are there for those of the last merge."""
+        self._merged_of = {
+            name: {c for c, upload in self.uploads.items() if name in upload.banks}
+            for name in self.merged
+        }
+
     def _has(self, name: str) -> int:
         return len(self.merged[name].features) if name in self.merged else 0
 
@@ -226,15 +235,19 @@ class FederatedPatchCore(Strategy):
             size = self._size(name, server_round)
             if exact and 0 < self._has(name) >= size:
                 continue
+            before = self.merged.get(name)
+            if before and not banks.keys() <= self._merged_of.get(name, banks.keys()):
+                before = replace(before, exact=0)  # a client's patches were not asked for before
             self.merged[name] = merge_banks(
                 banks,
                 self.settings.seed,
                 None if exact else self.progress("merge"),
                 size=size,
-                before=self.merged.get(name),
+                before=before,
                 told=self.intake.came & banks.keys() if exact else (),
                 fill=not exact or server_round == self.settings.num_server_rounds,
             )
+        self.set_merged_clients()
         self.seconds += time.monotonic() - started
 
     def _merged_rows(self, known: Mapping[str, int] = {}) -> ArrayRecord:

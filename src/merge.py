@@ -32,7 +32,8 @@ class MergedBank:
         features: [n, D] rows of the clients' banks, in the order picked.
         radius: rho, every row that was sent lies within it of `features`.
         radius_bound: every patch of every merged client lies within it of `features`.
-        exact: so many of the first rows are those that selection over all patches would pick.
+        exact: so many of the first rows are those that selection over all patches of the merged
+            clients would pick. It stops to grow where a client misses a round.
     """
 
     features: np.ndarray
@@ -164,7 +165,7 @@ def merge_banks(
         silent = [bank.radius + radius for client, bank in banks.items() if client not in told]
         bound = max(radius, unsent, *silent)
         exact = before.exact
-        if exact == len(had):
+        if exact == len(had) and set(told) == set(banks):
             gaps = np.concatenate([[chosen.before], chosen.radii])[: len(picks)]
             exact += int((gaps >= unsent).sum())
     return MergedBank(np.concatenate([had, union[picks]]), radius, bound, exact)

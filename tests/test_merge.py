@@ -115,8 +115,11 @@ def test_exact_rounds_that_clients_miss_still_keep_their_bound(seed: int) -> Non
     patches, _ = drawn_clients(seed)
     union = np.concatenate(patches)
     there = np.random.default_rng(seed).random((40, len(patches))) < 0.3
-    merged = exact_rounds(patches, max(1, len(union) // 2), lambda r, c: there[r, c] or c == 0)
+    size = max(1, len(union) // 2)
+    merged = exact_rounds(patches, size, lambda r, c: there[r, c] or c == 0)
     assert distances(union, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
+    sure = plain_selection(union, size, 42)[: merged.exact]  # no row is called exact that is not
+    np.testing.assert_array_equal(merged.features[: merged.exact], sure)
 
 
 @given(seeds)

@@ -55,8 +55,11 @@ def test_radius_budget_promises_a_smaller_radius_than_a_proportional_one_of_as_m
 
 
 def test_more_rounds_cover_better_with_as_many_rows(run) -> None:
-    radii = [run(**LEAN, num_server_rounds=n).metrics["bank"]["radius"] for n in (1, 2, 4, 8)]
+    banks = [run(**LEAN, num_server_rounds=n).metrics["bank"] for n in (1, 2, 4, 8)]
+    radii = [bank["radius"] for bank in banks]
     assert radii[0] >= radii[1] > radii[2] > radii[3]
+    bounds = [bank["radius_bound"] for bank in banks]  # where radii tie, these do not
+    assert bounds[0] > bounds[1] > bounds[2] > bounds[3]
 
 
 EXACT = {"merge__protocol": "exact", "num_server_rounds": 30, "merge__oversample": 3.0}
@@ -153,6 +156,7 @@ def test_rows_that_were_lost_on_their_way_are_offered_again(
     done = run(client_app=misbehave({1: loses}), **rounds, min_clients=2)
     if protocol == "exact":
         is_first_of(done.model.banks["bracket"], centralized_bank)
+        assert done.metrics["bank"]["exact"] == 1  # true of all rows here, and not known to be
     assert done.metrics["bank"]["radius"] <= done.metrics["bank"]["radius_bound"] * (1 + 1e-5)
 
 
@@ -183,6 +187,20 @@ def test_client_that_claims_a_huge_radius_costs_exactness_and_nothing_else(run, 
     bank = done.metrics["bank"]
     assert bank["exact"] == 1
     assert bank["size"] >= 38
+
+
+def test_exact_client_that_joins_late_leaves_nothing_certain(run, misbehave) -> None:
+    calls: list[int] = []
+
+    def late(message: Message, context: Context) -> Message:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("the cable is out")
+        return client_app(message, context)
+
+    done = run(client_app=misbehave({1: late}), **EXACT, min_clients=2)
+    assert done.metrics["refused"] == []
+    assert done.metrics["bank"].get("exact", 0) == 0
 
 
 def test_new_images_are_taken_in_after_exact_rounds(run, plant, tmp_path) -> None:
