@@ -53,7 +53,6 @@ def dp_codebook(anchors: np.ndarray, settings: CodebookSettings = CODEBOOK) -> M
 
 
 def dp_gauss_codebook(
-    images: int,
     dim: int,
     seed: int,
     settings: CodebookSettings = CODEBOOK,
@@ -62,19 +61,19 @@ def dp_gauss_codebook(
     """The mechanism without any public data.
 
     Args:
-        images: how many there are; public.
         dim: D.
         seed: of the samples that the anchors are made from; it hides nothing.
         settings, gaussian: bounds and split.
     """
-    found = yield from fit_gaussian(images, dim, gaussian, settings.gaussian)
+    found = yield from fit_gaussian(dim, gaussian, settings.gaussian)
     basis = found.scaling(settings.power)
     centres = _sampled_centres(found, basis, settings.cells, np.random.default_rng(seed))
     part = (1 - settings.gaussian) / settings.rounds
     for number in range(settings.rounds):
         ask = Cells(centres, settings.limit, found.mean, basis, settings.told)
         centres, filled = yield from lloyd_round(ask, settings, part, f"Lloyd round {number + 1}")
-    return PrivateBank(centres[filled], found.mean, basis)
+    spread = float(np.sqrt((found.values ** (1 - settings.power)).sum()))
+    return PrivateBank(centres[filled], found.mean, basis, spread)
 
 
 def lloyd_round(

@@ -5,20 +5,23 @@ into a few vectors. `contribution` bounds them, a client adds up those of its im
 adds the clients' sums, and only then noise. Whatever an image holds, it moves no sum by more than
 the block's sensitivity: that is what the guarantee rests on.
 
-A record is what the unit says: the patches of one image, or of a group of images that are nearly
-the same part, or of all images of one client, put one after the other.
+A record is what the unit says: one image, or a group of images that are nearly the same part, or
+all images of one client. Of a record with several images all patches count alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import sqrt
-from typing import Protocol
+from math import log, sqrt
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
 from src.privacy.ledger import Adjacency
 
 SHRINK = 1 - 2.0**-50  # so that a scaled vector's norm is not above its limit by rounding
+
+Reads = Literal["patches", "scores"]  # of each image: its patches [P, D], or its score [1]
+Record = np.ndarray | Iterable[np.ndarray]  # what is read of one image, or of each of several
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,20 @@ class Block:
 
 
 class Ask(Protocol):
-    """What a server asks of every image: public, and the same for all clients."""
+    """What a server asks of every image: public, and the same for all clients.
+
+    Attributes:
+        reads: what of an image it looks at.
+    """
+
+    reads: ClassVar[Reads]
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The vectors that are asked for."""
 
-    def measure(self, patches: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Those vectors for the patches [P, D] of one record, of unit length; not bounded yet."""
+    def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Those vectors for one record, one image at least; not bounded yet."""
 
 
 def bounded(vector: np.ndarray, limit: float) -> np.ndarray:
@@ -92,19 +101,19 @@ def unit_patches(patches: np.ndarray) -> np.ndarray:
     return rows / np.where(norms > 0, norms, 1)
 
 
-def contribution(ask: Ask, patches: np.ndarray) -> tuple[np.ndarray, ...]:
+def contribution(ask: Ask, record: Record) -> tuple[np.ndarray, ...]:
     """What one record gives: for each block a vector that is no longer than its limit."""
-    measured = ask.measure(unit_patches(patches))
+    measured = ask.measure([record] if isinstance(record, np.ndarray) else record)
     return tuple(
         bounded(vector, block.limit) for vector, block in zip(measured, ask.blocks, strict=True)
     )
 
 
-def summed(ask: Ask, records: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
+def summed(ask: Ask, records: Iterable[Record]) -> tuple[np.ndarray, ...]:
     """A client's part: the sum over its records, for each block; zeros where it has none."""
     sums = tuple(np.zeros(block.size) for block in ask.blocks)
-    for patches in records:
-        for total, vector in zip(sums, contribution(ask, patches), strict=True):
+    for record in records:
+        for total, vector in zip(sums, contribution(ask, record), strict=True):
             np.add(total, vector, out=total)
     return sums
 
@@ -123,6 +132,7 @@ class Means:
         limit: the longest that counts in full.
     """
 
+    reads: ClassVar[Reads] = "patches"
     centre: np.ndarray
     limit: float
 
@@ -131,9 +141,12 @@ class Means:
         """One vector [D]."""
         return (Block("mean", len(self.centre), self.limit),)
 
-    def measure(self, patches: np.ndarray) -> tuple[np.ndarray, ...]:
+    def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Mean of x − centre."""
-        return (patches.mean(0) - self.centre,)
+        count, total = 0, np.zeros(len(self.centre))
+        for patches in _units(images):
+            count, total = count + len(patches), total + patches.sum(0)
+        return (total / count - self.centre,)
 
 
 @dataclass(frozen=True)
@@ -146,6 +159,7 @@ class Moments:
         square_limit: the largest mean outer product, in Frobenius norm.
     """
 
+    reads: ClassVar[Reads] = "patches"
     centre: np.ndarray
     mean_limit: float
     square_limit: float
@@ -159,10 +173,14 @@ class Moments:
             Block("square", dim * (dim + 1) // 2, self.square_limit, acute=True),
         )
 
-    def measure(self, patches: np.ndarray) -> tuple[np.ndarray, ...]:
+    def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Mean of x − centre, and of its outer product with itself."""
-        away = patches - self.centre
-        return away.mean(0), to_vector(away.T @ away / len(away))
+        dim = len(self.centre)
+        count, total, square = 0, np.zeros(dim), np.zeros((dim, dim))
+        for patches in _units(images):
+            away = patches - self.centre
+            count, total, square = count + len(away), total + away.sum(0), square + away.T @ away
+        return total / count, to_vector(square / count)
 
 
 @dataclass(frozen=True)
@@ -180,6 +198,7 @@ class Cells:
         told: of how many of the d coordinates, from the first, residuals are told; None for all.
     """
 
+    reads: ClassVar[Reads] = "patches"
     anchors: np.ndarray
     limit: float
     origin: np.ndarray | None = None
@@ -194,17 +213,51 @@ class Cells:
             Block("residuals", self.anchors[:, : self.told].size, self.limit),
         )
 
-    def measure(self, patches: np.ndarray) -> tuple[np.ndarray, ...]:
+    def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Roots of the shares of the cells, and those times the cells' mean residuals."""
-        if self.basis is not None:
-            patches = (patches - (0 if self.origin is None else self.origin)) @ self.basis
-        cell = closest(patches, self.anchors)
-        counts = np.bincount(cell, minlength=len(self.anchors))
-        away = (patches - self.anchors[cell])[:, : self.told]
-        sums = np.zeros((len(self.anchors), away.shape[1]))
-        np.add.at(sums, cell, away)
-        scale = 1 / np.sqrt(np.maximum(counts, 1) * len(patches))
-        return np.sqrt(counts / len(patches)), (sums * scale[:, None]).ravel()
+        counts = np.zeros(len(self.anchors))
+        sums = np.zeros_like(self.anchors[:, : self.told], dtype=np.float64)
+        for patches in _units(images):
+            at = patches
+            if self.basis is not None:
+                at = (patches - (0 if self.origin is None else self.origin)) @ self.basis
+            cell = closest(at, self.anchors)
+            counts += np.bincount(cell, minlength=len(self.anchors))
+            np.add.at(sums, cell, (at - self.anchors[cell])[:, : self.told])
+        scale = 1 / np.sqrt(np.maximum(counts, 1) * counts.sum())
+        return np.sqrt(counts / counts.sum()), (sums * scale[:, None]).ravel()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How each record's images score with a private bank, on a logarithmic scale from 0 to 1.
+
+    Attributes:
+        rows, origin, basis: the bank, which is installed for it.
+        low, high: image scores that count as 0 and as 1; what lies beyond counts as these.
+    """
+
+    reads: ClassVar[Reads] = "scores"
+    rows: np.ndarray
+    low: float
+    high: float
+    origin: np.ndarray | None = None
+    basis: np.ndarray | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Mean and mean square of the scores on that scale [2]."""
+        return (Block("scores", 2, sqrt(2), acute=True),)
+
+    def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Of z = log(s / low) / log(high / low), within [0, 1]: the means of z and z²."""
+        scores = np.maximum(np.concatenate(list(images)).astype(np.float64), self.low)
+        at = np.minimum(np.log(scores / self.low) / log(self.high / self.low), 1)
+        return (np.array([at.mean(), (at * at).mean()]),)
+
+
+def _units(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    return map(unit_patches, images)
 
 
 def closest(rows: np.ndarray, anchors: np.ndarray) -> np.ndarray:

@@ -54,32 +54,31 @@ class Gaussian:
         return self.mean + (normal * np.sqrt(self.values)) @ self.vectors.T
 
 
-def dp_gaussian(images: int, dim: int, settings: GaussianSettings = GAUSSIAN) -> Mechanism:
+def dp_gaussian(dim: int, settings: GaussianSettings = GAUSSIAN) -> Mechanism:
     """The mechanism: its bank is one row, the mean, in coordinates that whiten the Gaussian."""
-    found = yield from fit_gaussian(images, dim, settings)
-    return PrivateBank(np.zeros((1, dim)), found.mean, found.scaling())
+    found = yield from fit_gaussian(dim, settings)
+    return PrivateBank(np.zeros((1, dim)), found.mean, found.scaling(), np.sqrt(dim))
 
 
 def fit_gaussian(
-    images: int, dim: int, settings: GaussianSettings, part: float = 1.0
+    dim: int, settings: GaussianSettings, part: float = 1.0
 ) -> Generator[Step, Answer, Gaussian]:
     """The steps by which the Gaussian is found, for a part of a mechanism's budget.
 
     Args:
-        images: how many there are; public.
         dim: D.
         settings: bounds and split.
         part: of the budget.
     """
     far = Means(np.zeros(dim), settings.far_limit)
     answer = yield Step("centre", "mean patch", far, (part * settings.far,))
-    centre = answer.sums[0] / images
+    centre = answer.sums[0] / answer.records
     near = Moments(centre, settings.near_limit, settings.square_limit)
     left = 1 - settings.far - settings.near
     fractions = (part * settings.near, part * left)
     answer = yield Step("moments", "mean patch and second moment", near, fractions)
-    away, squares = answer.sums[0] / images, to_matrix(answer.sums[1]) / images
-    sigma = answer.sigmas[1] / images
+    away, squares = answer.sums[0] / answer.records, to_matrix(answer.sums[1]) / answer.records
+    sigma = answer.sigmas[1] / answer.records
     return Gaussian(centre + away, *eigen_above_noise(squares - np.outer(away, away), sigma))
 
 

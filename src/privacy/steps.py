@@ -7,19 +7,20 @@ process, in messages and under secure aggregation: only `Asking` differs.
 """
 
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
-from math import floor, log2, sqrt
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor, log, log2, sqrt
 
 import numpy as np
 from scipy.special import ndtri
 
-from src.privacy.contributions import Ask, added, summed
+from src.privacy.contributions import Ask, Record, Scores, added, summed
 from src.privacy.ledger import Adjacency, Release, Unit
 
 # Sums are released on a grid of some σ / 2^20: the last bits of floating-point noise, by which sums
 # could be told apart (Mironov, 2012), are not among what is released.
 GRID_BITS = 20
+SCORES_REACH = 8.0  # of image scores about a bank's spread, both ways, that a threshold is found in
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,20 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Sums:
+    """The sums over all records, block by block, without noise; and how many records they are."""
+
+    vectors: tuple[np.ndarray, ...]
+    records: int
+
+
+@dataclass(frozen=True)
 class Answer:
-    """The sums over all images with their noise, and its standard deviation, block by block."""
+    """The sums over all records with their noise, and its standard deviation, block by block."""
 
     sums: tuple[np.ndarray, ...]
     sigmas: tuple[float, ...]
+    records: int
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,24 @@ class PrivateBank:
     Attributes:
         rows: [K, d].
         origin, basis: [D] and [D, d]; a patch x of unit length lies at (x − origin) @ basis. None
-            where rows are patches themselves, to be installed with set_memory_bank.
+            where rows are unit patches themselves.
+        spread: about how far patches lie from the bank, at most.
+        scores: mean and standard deviation of the logarithm of the training images' scores, where
+            a part of the budget was spent on that.
     """
 
     rows: np.ndarray
     origin: np.ndarray | None = None
     basis: np.ndarray | None = None
+    spread: float = 1.0
+    scores: tuple[float, float] | None = None
+
+    def threshold(self, false_alarm_rate: float) -> float | None:
+        """Image score above which this share of normal images lies, if its logarithm is normal."""
+        if self.scores is None:
+            return None
+        mean, deviation = self.scores
+        return float(np.exp(mean + deviation * ndtri(1 - false_alarm_rate)))
 
     def squared_distances(self, patches: np.ndarray) -> np.ndarray:
         """Of unit patches [P, D] to the closest row: [P] float64."""
@@ -69,7 +91,7 @@ class PrivateBank:
 
 
 Mechanism = Generator[Step, Answer, PrivateBank]
-Asking = Callable[[Ask], tuple[np.ndarray, ...]]  # the sums over all clients, without noise
+Asking = Callable[[Mapping[str, Ask]], Mapping[str, Sums]]  # of each bank that is asked for
 Noise = Callable[[int], np.ndarray]  # so many independent standard normal numbers
 
 
@@ -101,9 +123,66 @@ class Terms:
         return found
 
 
+def run_mechanisms(
+    mechanisms: Mapping[str, Mechanism],
+    asking: Asking,
+    terms: Terms,
+    noise: Noise,
+    note: Callable[[Sequence[Release]], None],
+    *,
+    had: Sequence[Mapping[str, Answer]] = (),
+    keep: Callable[[Mapping[str, Answer]], None] = lambda answers: None,
+) -> dict[str, PrivateBank]:
+    """Run the mechanisms of several banks to their end, side by side: one exchange a step.
+
+    Args:
+        mechanisms: bank name -> a fresh one.
+        asking: how the sums over all clients are had.
+        terms: what each may cost.
+        noise: `system_noise`, but in a simulation that says so.
+        note: told of a step's releases before anything of it is released; raises to refuse them.
+        had: answers of a run that broke off, exchange by exchange, which are used again: to ask
+            anew would cost anew.
+        keep: given each exchange's new answers before anything else is done with them.
+    """
+    running, banks = dict(mechanisms), {}
+    answers: dict[str, Answer | None] = dict.fromkeys(mechanisms)
+    before = iter(had)
+    while True:
+        steps = {}
+        for name, mechanism in list(running.items()):
+            try:
+                steps[name] = mechanism.send(answers[name])  # type: ignore[arg-type]  # None starts
+            except StopIteration as ended:
+                banks[name] = ended.value
+                del running[name]
+        if not steps:
+            return banks
+        kept = next(before, None)
+        if kept is None:
+            kept = _ask(steps, asking, terms, noise, note)
+            keep(kept)
+        answers = {name: kept[name] for name in steps}
+
+
+def _ask(
+    steps: Mapping[str, Step],
+    asking: Asking,
+    terms: Terms,
+    noise: Noise,
+    note: Callable[[Sequence[Release]], None],
+) -> dict[str, Answer]:
+    releases = {name: replace(terms, bank=name).releases(step) for name, step in steps.items()}
+    note([release for of_bank in releases.values() for release in of_bank])
+    sums = asking({name: step.ask for name, step in steps.items()})
+    return {
+        name: _with_noise(sums[name], step, releases[name], noise) for name, step in steps.items()
+    }
+
+
 def run_mechanism(
     mechanism: Mechanism,
-    asking: Asking,
+    asking: Callable[[Ask], Sums],
     terms: Terms,
     noise: Noise,
     note: Callable[[Sequence[Release]], None],
@@ -111,42 +190,63 @@ def run_mechanism(
     had: Sequence[Answer] = (),
     keep: Callable[[Answer], None] = lambda answer: None,
 ) -> PrivateBank:
-    """Run a mechanism to its bank.
+    """Run the mechanism of a single bank to its end; as `run_mechanisms`."""
+    name = terms.bank
+    banks = run_mechanisms(
+        {name: mechanism},
+        lambda asks: {name: asking(asks[name])},
+        terms,
+        noise,
+        note,
+        had=[{name: answer} for answer in had],
+        keep=lambda answers: keep(answers[name]),
+    )
+    return banks[name]
+
+
+def planned(mechanism: Mechanism, terms: Terms) -> list[Release]:
+    """What a mechanism will release, found by running it on a record that gives nothing."""
+    releases: list[Release] = []
+
+    def nothing(ask: Ask) -> Sums:
+        return Sums(summed(ask, []), 1)
+
+    run_mechanism(mechanism, nothing, terms, seeded_noise(0), releases.extend)
+    return releases
+
+
+def in_process(clients: Sequence[Sequence[Record]]) -> Callable[[Ask], Sums]:
+    """Asking records that are all here, by client; each step goes through all of them."""
+    count = sum(map(len, clients))
+    return lambda ask: Sums(added(summed(ask, client) for client in clients), count)
+
+
+def with_scores(mechanism: Mechanism, part: float) -> Mechanism:
+    """A mechanism that spends a part of its budget on how the training images score with its bank.
+
+    A private bank hardly depends on any one image, so images that helped to make it score as fresh
+    ones do: from mean and deviation of their log scores follows a threshold.
 
     Args:
-        mechanism: fresh.
-        asking: how the sums over all clients are had.
-        terms: what it may cost.
-        noise: `system_noise`, but in a simulation that says so.
-        note: told of a step's releases before the step is asked; raises to refuse them.
-        had: answers of a run that broke off, which are used again: to ask anew would cost anew.
-        keep: given each new answer before anything else is done with it.
+        mechanism: which makes the bank; it is left the rest of the budget.
+        part: of it, in (0, 1).
     """
-    before = iter(had)
     answer: Answer | None = None
     try:
         while True:
             step = mechanism.send(answer)  # type: ignore[arg-type]  # None starts a generator
-            answer = next(before, None)
-            if answer is None:
-                releases = terms.releases(step)
-                note(releases)
-                answer = _with_noise(asking(step.ask), step, releases, noise)
-                keep(answer)
+            fractions = tuple(fraction * (1 - part) for fraction in step.fractions)
+            answer = yield replace(step, fractions=fractions)
     except StopIteration as ended:
-        return ended.value
-
-
-def planned(mechanism: Mechanism, terms: Terms) -> list[Release]:
-    """What a mechanism will release, found by running it on no image at all."""
-    releases: list[Release] = []
-    run_mechanism(mechanism, in_process([[]]), terms, seeded_noise(0), releases.extend)
-    return releases
-
-
-def in_process(clients: Sequence[Iterable[np.ndarray]]) -> Asking:
-    """Asking records [P, D] that are all here, by client; each step goes through all of them."""
-    return lambda ask: added(summed(ask, client) for client in clients)
+        bank: PrivateBank = ended.value
+    low, high = bank.spread / SCORES_REACH, bank.spread * SCORES_REACH
+    ask = Scores(bank.rows, low, high, bank.origin, bank.basis)
+    answer = yield Step("threshold", "mean and mean square of images' log scores", ask, (part,))
+    mean, square = np.clip(answer.sums[0] / answer.records, 0, 1)
+    noise = answer.sigmas[0] / answer.records
+    deviation = max(square - mean * mean, noise * noise) ** 0.5
+    scale = log(high / low)
+    return replace(bank, scores=(log(low) + scale * mean, scale * deviation))
 
 
 def system_noise(count: int) -> np.ndarray:
@@ -164,11 +264,9 @@ def seeded_noise(seed: int) -> Noise:
     return np.random.default_rng(seed).standard_normal
 
 
-def _with_noise(
-    sums: tuple[np.ndarray, ...], step: Step, releases: Sequence[Release], noise: Noise
-) -> Answer:
+def _with_noise(sums: Sums, step: Step, releases: Sequence[Release], noise: Noise) -> Answer:
     noisy = []
-    for total, block, release in zip(sums, step.ask.blocks, releases, strict=True):
+    for total, block, release in zip(sums.vectors, step.ask.blocks, releases, strict=True):
         if total.shape != (block.size,) or not np.isfinite(total).all():
             raise ValueError(
                 f"a sum of {block.name} has shape {total.shape}, not {(block.size,)}, or values "
@@ -176,4 +274,4 @@ def _with_noise(
             )
         grid = 2.0 ** (floor(log2(release.sigma)) - GRID_BITS)
         noisy.append(np.rint((total + release.sigma * noise(block.size)) / grid) * grid)
-    return Answer(tuple(noisy), tuple(release.sigma for release in releases))
+    return Answer(tuple(noisy), tuple(release.sigma for release in releases), sums.records)

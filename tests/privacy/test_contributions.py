@@ -120,7 +120,7 @@ def test_clients_sums_add_up_to_the_sum_over_all_images(ask, images, seed: int) 
 def test_cells_of_an_image_are_those_of_a_plain_loop(images, seed: int) -> None:
     anchors = np.random.default_rng(seed).normal(0, 1, (5, DIM))
     for patches in map(unit_patches, images):
-        weights, residuals = Cells(anchors, np.inf).measure(patches)
+        weights, residuals = Cells(anchors, np.inf).measure([patches])
         cell = closest(patches, anchors)
         for c, anchor in enumerate(anchors):
             mine = patches[cell == c]

@@ -46,7 +46,7 @@ def two_kinds(count: int = 60) -> tuple[list[np.ndarray], np.ndarray]:
 
 def test_without_noise_or_clipping_the_gaussian_is_that_of_all_patches() -> None:
     images, _ = two_kinds()
-    bank = run(dp_gaussian(len(images), DIM, WIDE), images, EXACT)
+    bank = run(dp_gaussian(DIM, WIDE), images, EXACT)
     pooled = np.concatenate(images)
     np.testing.assert_allclose(bank.origin, pooled.mean(0), atol=1e-7)
     whitened = (pooled - bank.origin) @ bank.basis
@@ -92,7 +92,7 @@ def test_codebook_keeps_the_cells_that_are_filled_and_moves_them_there() -> None
 def test_gauss_codebook_finds_cells_without_public_data() -> None:
     images, middles = two_kinds()
     settings = CodebookSettings(cells=16, limit=2, told=DIM)
-    bank = run(dp_gauss_codebook(len(images), DIM, 0, settings, WIDE), images, EXACT)
+    bank = run(dp_gauss_codebook(DIM, 0, settings, WIDE), images, EXACT)
     normal = bank.squared_distances(middles)
     strange = bank.squared_distances(np.eye(DIM)[2:])
     assert normal.max() < 0.2 * strange.min()
@@ -128,13 +128,13 @@ def test_k_means_ends_where_each_centre_is_the_mean_of_its_cell() -> None:
 
 def test_draws_have_the_gaussians_moments() -> None:
     images, _ = two_kinds()
-    steps = fit_gaussian(len(images), DIM, WIDE)
+    steps = fit_gaussian(DIM, WIDE)
     answer = None
     try:
         while True:
             step = steps.send(answer)
             sums = summed(step.ask, images)
-            answer = Answer(sums, (0.0,) * len(sums))
+            answer = Answer(sums, (0.0,) * len(sums), len(images))
     except StopIteration as ended:
         found = ended.value
     drawn = found.draw(50_000, np.random.default_rng(0))

@@ -17,6 +17,7 @@ from src.privacy.steps import (
     Answer,
     Mechanism,
     PrivateBank,
+    Sums,
     Terms,
     in_process,
     planned,
@@ -37,9 +38,9 @@ def images(seed: int = 0, count: int = IMAGES) -> list[np.ndarray]:
 
 def mechanisms() -> dict[str, Mechanism]:
     return {
-        "dp_gaussian": dp_gaussian(IMAGES, DIM),
+        "dp_gaussian": dp_gaussian(DIM),
         "dp_codebook": dp_codebook(ANCHORS, SMALL),
-        "dp_gauss_codebook": dp_gauss_codebook(IMAGES, DIM, 0, SMALL),
+        "dp_gauss_codebook": dp_gauss_codebook(DIM, 0, SMALL),
     }
 
 
@@ -133,7 +134,7 @@ def test_two_runs_differ_by_their_noise_and_a_seed_gives_it_back(name: str) -> N
 def test_released_sums_lie_on_a_grid_much_finer_than_the_noise() -> None:
     answers: list[Answer] = []
     asking, terms = in_process([images()]), Terms(0.3)
-    run_mechanism(dp_gaussian(IMAGES, DIM), asking, terms, system_noise, list, keep=answers.append)
+    run_mechanism(dp_gaussian(DIM), asking, terms, system_noise, list, keep=answers.append)
     for answer in answers:
         for released, sigma in zip(answer.sums, answer.sigmas, strict=True):
             steps = released / 2.0 ** (math.floor(math.log2(sigma)) - 20)
@@ -165,5 +166,5 @@ def test_a_sum_that_is_not_what_was_asked_for_is_refused() -> None:
     for wrong in ((np.zeros(3),), (np.full(DIM, np.nan),)):
         with pytest.raises(ValueError, match="a sum of mean"):
             run_mechanism(
-                dp_gaussian(IMAGES, DIM), lambda ask, w=wrong: w, Terms(1.0), system_noise, list
+                dp_gaussian(DIM), lambda ask, w=wrong: Sums(w, 1), Terms(1.0), system_noise, list
             )
