@@ -18,14 +18,14 @@ from src.models.model_file import ModelFile
 
 MODEL, ROUND = "model.safetensors", "round.json"
 VERSION = 3
-FIGURES = ("radius", "radius_bound", "exact")  # of a merge, beside its rows
+FIGURES = ("radius", "radius_bound", "exact", "scores")  # of a merge, beside its rows
 
 
 def keep_merge(strategy: FederatedPatchCore, out: Path) -> None:
     """Write what `take_up_merge` reads; the model first, so that round.json vouches for it."""
     banks = {name: bank.features for name, bank in strategy.merged.items()}
     (out / ROUND).unlink(missing_ok=True)  # of an earlier merge
-    strategy.model.as_file(banks, {}).write(out / MODEL)
+    strategy.model.as_file(banks, {}, strategy.frames).write(out / MODEL)
     content = {
         "version": VERSION,
         "round": strategy.done,
@@ -70,7 +70,7 @@ def take_up_merge(strategy: FederatedPatchCore, out: Path) -> None:
     if model.fingerprint != ours:
         raise ConfigError(f"{out} is of another backbone ({model.fingerprint}, here {ours})")
     strategy.merged = {
-        name: MergedBank(model.banks[name], **figures)
+        name: MergedBank(model.banks[name], **figures, frame=model.frames.get(name))
         for name, figures in content["merged"].items()
     }
     # a round that took in new images comes after the others again

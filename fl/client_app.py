@@ -5,13 +5,14 @@ server can say which client it was; where data are the node's own, in words that
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl.arrays import unpack_banks
+from fl.asks import ASK, pack_sums, unpack_asks
 from fl.client_state import (
     recall_known,
     remember_found,
@@ -33,6 +34,7 @@ from fl.messages import (
     pack_prospect,
     pack_results,
     pack_upload,
+    unpack_frames,
 )
 from fl.node import CannotTakePart, Clock, Node
 from fl.offers import allowed, find, find_again, find_more, own_banks, terms_of
@@ -48,6 +50,8 @@ from src.client import (
     score_with,
 )
 from src.evaluation.scored import evaluate, mean_figures
+from src.models.frame import Frame
+from src.privacy.records import sums_of
 
 NO_CURVE = (np.empty(0, np.int64), np.empty(0))
 
@@ -88,9 +92,14 @@ def _sayable(error: Exception, message: Message) -> str:
 @app.query()
 @answering
 def survey(node: Node, message: Message, context: Context) -> RecordDict:
-    """Say what this client holds of each bank and, if asked, how many rows would cover how much."""
+    """Say what this client holds of each bank and, if asked, how many rows would cover how much.
+
+    Or give the private sums that are asked for instead.
+    """
     clock, terms = Clock(), terms_of(message)
     node.extract(clock)
+    if ASK in message.content:
+        return private_sums(node, message, clock)
     if terms.curves:
         fresh = settle(context, terms.heard)
         news = unpack_banks(message.content[BANKS]) if BANKS in message.content else {}  # type: ignore[arg-type]
@@ -109,6 +118,19 @@ def survey(node: Node, message: Message, context: Context) -> RecordDict:
         }
     clock.lap("coreset")
     return pack_prospect(Prospect(node.sender(clock), surveys))
+
+
+def private_sums(node: Node, message: Message, clock: Clock) -> RecordDict:
+    """The sums over this client's records of what is asked, each record's part bounded."""
+    settings, held = node.settings, node.banks()
+    by = (settings.privacy_unit, settings.privacy_group)
+    sums = {
+        name: sums_of(node.model, held[name], ask, *by, node.progress("private sums"))
+        for name, ask in unpack_asks(message.content).items()
+        if name in held
+    }
+    clock.lap("coreset")
+    return pack_sums(node.sender(clock), sums)
 
 
 @app.train()
@@ -133,7 +155,13 @@ def train(node: Node, message: Message, context: Context) -> RecordDict:
 @app.evaluate()
 @answering
 def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict:
-    """Install the merged banks, score this client's test images, calibrate on its normal ones."""
+    """Install the merged banks, score this client's test images, calibrate on its normal ones.
+
+    With a private mechanism nothing else may tell of the training images: there is no calibration,
+    and a bank of this client's own is scored only where all is one simulation.
+    """
+    private = node.settings.plan is not None
+    frames = unpack_frames(message.content)
     merged = unpack_banks(message.content[BANKS])  # type: ignore[arg-type]
     clock = Clock()
     extract_features(node.model, node.own.test, node.progress("test features"))
@@ -143,11 +171,12 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
     calibrations = {
         name: calibrate_with(node.model, merged[name], images, known.get(name), node.progress)
         for name, images in node.banks().items()
-        if name in merged
+        if name in merged and not private
     }
-    federated = score_objects(node, merged, node.own, "federated")
+    federated = score_objects(node, merged, node.own, "federated", frames)
     clock.lap("evaluate")
-    own = own_banks(node, context) if node.settings.evaluate_baselines else {}
+    alone = node.settings.evaluate_baselines and not (private and node.workspace is None)
+    own = own_banks(node, context) if alone else {}
     local = score_objects(node, {n: b.rows for n, b in own.items()}, node.whole, "local")
     clock.lap("local")
     results: Results = {
@@ -159,18 +188,21 @@ def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict
         },
         "seconds": clock.laps,
     }
-    if node.settings.evaluate_baselines:
+    if alone:
         results["local"], results["local_images"] = local, len(node.whole.test)
     return pack_results(results)
 
 
-def score_objects(node: Node, banks: dict, data: Split, side: str) -> Side:
+def score_objects(
+    node: Node, banks: dict, data: Split, side: str, frames: Mapping[str, Frame] = {}
+) -> Side:
     """Figures of the test images, object by object, with the bank of each; and their mean."""
     figures = {}
     for name, images in by_object(data.test).items():
-        if node.bank_of(name) not in banks:
+        bank = node.bank_of(name)
+        if bank not in banks:
             continue
-        scored = score_with(node.model, banks[node.bank_of(name)], images, node.progress)
+        scored = score_with(node.model, banks[bank], images, node.progress, frames.get(bank))
         place = node.place(side, name)
         if place:
             scored.save(place)

@@ -14,6 +14,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from src.budget import Budget
 from src.coding import Coding, Encoding
+from src.privacy.codebook import CodebookSettings
+from src.privacy.gaussian import GaussianSettings
+from src.privacy.ledger import Adjacency, Unit
+from src.privacy.plan import NAMES, Plan
 
 Scalar = str | int | float | bool
 
@@ -133,6 +137,40 @@ class Settings(BaseModel):
     # a folder where centralized baselines are kept, for other runs of the same data and model
     evaluate_baseline_dir: AbsolutePath = _key("evaluate.baseline-dir")
 
+    # none; a mechanism that bounds what each record tells, sums, and lets the server add noise; or
+    # legacy_embedding_noise, which guarantees nothing and is there to be compared with
+    privacy_mechanism: Literal["none", *NAMES, "legacy_embedding_noise"] = _key("privacy.mechanism")  # type: ignore[valid-type]
+    # who is protected: an image, all images of one value of the metadata column privacy.group, or
+    # a client; and what change must be hard to see: left out (null), or replaced by anything
+    privacy_unit: Unit = _key("privacy.unit")
+    privacy_group: str = _key("privacy.group")
+    privacy_adjacency: Adjacency = _key("privacy.adjacency")
+    # the budget of all releases together; delta must be below 1 / records
+    privacy_epsilon: float = _key("privacy.epsilon", gt=0, le=1000)
+    privacy_delta: float = _key("privacy.delta", gt=0, lt=1)
+    # a ledger that several runs on the same images share; "": the run directory's own
+    privacy_ledger: AbsolutePath = _key("privacy.ledger")
+    # system: the machine's randomness; seed: noise that anybody can draw again, for simulations
+    privacy_noise: Literal["system", "seed"] = _key("privacy.noise")
+    # a folder of public images of the objects, for anchors; or of folders named like the objects
+    privacy_public_dir: AbsolutePath = _key("privacy.public-dir")
+    # the longest contributions of a record that count in full, for patches of unit length: their
+    # mean from zero, and from the first centre; mean outer product; residuals over all cells
+    privacy_mean_limit: float = _key("privacy.mean-limit", gt=0)
+    privacy_near_limit: float = _key("privacy.near-limit", gt=0)
+    privacy_square_limit: float = _key("privacy.square-limit", gt=0)
+    privacy_residual_limit: float = _key("privacy.residual-limit", gt=0)
+    # parts of the budget: what the threshold costs of all (0: no threshold); of a Gaussian, what
+    # its first centre and its mean cost; of dp_gauss_codebook, what its Gaussian costs; of a
+    # codebook's round, what the weights cost
+    privacy_threshold_part: float = _key("privacy.threshold-part", ge=0, lt=1)
+    privacy_centre_part: float = _key("privacy.centre-part", gt=0, lt=1)
+    privacy_near_part: float = _key("privacy.near-part", gt=0, lt=1)
+    privacy_gaussian_part: float = _key("privacy.gaussian-part", gt=0, lt=1)
+    privacy_weights_part: float = _key("privacy.weights-part", gt=0, lt=1)
+    privacy_cells: int = _key("privacy.cells", ge=1)
+    privacy_lloyd_rounds: int = _key("privacy.lloyd-rounds", ge=1, le=20)
+
     # features and generated data; "": the user's cache folder
     cache_dir: AbsolutePath = _key("cache.dir")
     # where the figures go beside metrics.json; "": nowhere
@@ -151,6 +189,35 @@ class Settings(BaseModel):
     def coding(self) -> Coding:
         """How rows travel from clients to the server."""
         return Coding(self.merge_encoding, self.merge_components)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The private mechanism, if the run has one."""
+        if self.privacy_mechanism not in NAMES:
+            return None
+        return Plan(
+            self.privacy_mechanism,
+            self.privacy_epsilon,
+            self.privacy_delta,
+            self.privacy_unit,
+            self.privacy_adjacency,
+            self.privacy_threshold_part,
+            GaussianSettings(
+                far_limit=self.privacy_mean_limit,
+                near_limit=self.privacy_near_limit,
+                square_limit=self.privacy_square_limit,
+                far=self.privacy_centre_part,
+                near=self.privacy_near_part,
+            ),
+            CodebookSettings(
+                cells=self.privacy_cells,
+                limit=self.privacy_residual_limit,
+                weights=self.privacy_weights_part,
+                gaussian=self.privacy_gaussian_part,
+                rounds=self.privacy_lloyd_rounds,
+            ),
+            self.seed,
+        )
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -283,9 +350,41 @@ def _disagreements(s: Settings) -> Iterable[str]:
         )
     if s.merge_protocol == "exact" and s.num_server_rounds == 1:
         yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
+    yield from _privacy_disagreements(s)
     weights = s.model_weights
     if weights not in ("", "random") and not Path(weights).is_absolute():
         yield f"model.weights = {weights}: leave empty, or write random or an absolute path"
+
+
+def _privacy_disagreements(s: Settings) -> Iterable[str]:
+    mechanism = s.privacy_mechanism
+    if mechanism != "none" and s.privacy_noise == "seed" and not s.data_shared:
+        yield (
+            "privacy.noise = seed: whoever knows the seed can take such noise off again; it is for "
+            "simulations only"
+        )
+    if s.plan is None:
+        return
+    if s.num_server_rounds > 1 or s.merge_protocol == "exact":
+        yield (
+            f"privacy.mechanism = {mechanism}: it asks as often as it must within one round; set "
+            "num-server-rounds = 1 and merge.protocol = coreset"
+        )
+    if (s.privacy_unit == "group") != bool(s.privacy_group):
+        yield (
+            "privacy.group: with privacy.unit = group, and only then, name the metadata column "
+            "whose values make groups"
+        )
+    if s.plan.needs_anchors and not s.privacy_public_dir:
+        yield (
+            f"privacy.public-dir: {mechanism} begins with public images; name a folder of them, or "
+            "take dp_gauss_codebook, which needs none"
+        )
+    if s.privacy_centre_part + s.privacy_near_part >= 1:
+        yield (
+            "privacy.centre-part and privacy.near-part: together they must leave something of 1 "
+            "for the covariance"
+        )
 
 
 def _sentence(error: Mapping) -> str:

@@ -6,8 +6,9 @@
 - train, to a client: `allowance`, rows that it may send, where the server sets that; its answer:
   `banks`, the coded rows of each bank, records with what decodes them, and `about`, counts and
   radii;
-- evaluate, to a client: `banks`, the merged rows; its answer: `about`, figures and score quantiles
-  as JSON;
+- evaluate, to a client: `banks`, the merged rows, and `frames`, the coordinates of private ones;
+  its answer: `about`, figures and score quantiles as JSON;
+- a query may ask for private sums instead (`fl.asks`);
 - a client that could not do its part answers with `failure`, its number and the reason;
 - each answer gives the `ticket` back, so that one from another time is known for what it is.
 
@@ -37,9 +38,10 @@ from fl.arrays import pack_banks, read_header, unpack_banks
 from src.banks import QUANTILES, BankRefused, ClientBank, Holding, Survey
 from src.budget import CURVE_POINTS
 from src.coding import BASIS, CODES, MEAN, OFFSET, STEP, Coding, Parts, decode
+from src.models.frame import Frame
 
 CONFIG, ABOUT, FAILURE, TICKET, ROUND = "config", "about", "failure", "ticket", "round"
-BANKS, ALLOWANCE = CODES, "allowance"
+BANKS, ALLOWANCE, FRAMES = CODES, "allowance", "frames"
 PARTS = (CODES, OFFSET, STEP, MEAN, BASIS)  # a record each, of arrays by bank
 FIGURES = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "aupro", "aupro_0.05")
 BY_LIMIT, LIMIT = "au_spro", re.compile(r"\d\.\d{1,4}")
@@ -214,7 +216,7 @@ def check_size(content: RecordDict, max_rows: int, max_bytes: int) -> None:
         # of a basis, too, the first number is that of its rows
         rows = sum((read_header(array)[0] or (0,))[0] for array in arrays) if within else 0
     except Exception as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
     if not within:
         raise BankRefused(
             f"it sent {size / 2**20:.1f} MiB, more than merge.max-mb = {max_bytes // 2**20}"
@@ -237,7 +239,7 @@ def pack_prospect(prospect: Prospect) -> RecordDict:
         for name, survey in prospect.surveys.items()
     }
     about = {
-        **_introduced(prospect.sender),
+        **pack_sender(prospect.sender),
         "surveys": json.dumps(surveys),
         "lost": prospect.lost,
     }
@@ -251,7 +253,7 @@ def unpack_prospect(content: RecordDict) -> Prospect:
         ClientFailed: the client answered that it could not.
         BankRefused: the answer cannot be read, or is not what a client should answer.
     """
-    _raise_failure(content)
+    raise_failure(content)
     try:
         about: dict[str, Any] = dict(content[ABOUT])
         surveys = {}
@@ -261,15 +263,15 @@ def unpack_prospect(content: RecordDict) -> Prospect:
             holding = Holding(given["images"], given["patches"], given["share"])
             counts = np.array(given["counts"], np.int64)
             surveys[name] = Survey(holding, counts, np.array(given["radii"], float))
-        return Prospect(_sender(about), surveys, bool(about["lost"]))
+        return Prospect(unpack_sender(about), surveys, bool(about["lost"]))
     except Exception as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
 
 
 def pack_upload(upload: Upload, coded: Mapping[str, Parts]) -> RecordDict:
     """The client's answer to the train message; `coded` are its banks' rows as they are sent."""
     names = list(upload.banks)
-    about: dict[str, Any] = {**_introduced(upload.sender), "banks": names}
+    about: dict[str, Any] = {**pack_sender(upload.sender), "banks": names}
     for part in COUNTS:
         about[part] = [getattr(upload.banks[name].holding, part) for name in names]
     for part in RADII:
@@ -289,7 +291,7 @@ def unpack_upload(content: RecordDict, coding: Coding, dim: int) -> Upload:
         ClientFailed: the client answered that it could not.
         BankRefused: records or fields are missing or of the wrong kind.
     """
-    _raise_failure(content)
+    raise_failure(content)
     try:
         about: dict[str, Any] = dict(content[ABOUT])
         found = {part: unpack_banks(content[part]) for part in PARTS if part in content}  # type: ignore[arg-type]
@@ -299,11 +301,33 @@ def unpack_upload(content: RecordDict, coding: Coding, dim: int) -> Upload:
             for name in names
         }
         banks = {name: _bank(about, rows[name], i) for i, name in enumerate(names)}
-        return Upload(_sender(about), banks)
+        return Upload(unpack_sender(about), banks)
     except BankRefused:
         raise
     except Exception as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
+
+
+def pack_frames(frames: Mapping[str, Frame]) -> RecordDict:
+    """Bank name -> the coordinates that it lies in, as records of an evaluate message."""
+    if not frames:
+        return RecordDict()
+    parts = {
+        f"{FRAMES}-{part}": pack_banks(
+            {n: array for n, f in frames.items() if (array := getattr(f, part)) is not None}
+        )
+        for part in ("origin", "basis")
+    }
+    return RecordDict({FRAMES: ConfigRecord({"banks": list(frames)}), **parts})
+
+
+def unpack_frames(content: RecordDict) -> dict[str, Frame]:
+    """The inverse of `pack_frames`."""
+    if FRAMES not in content:
+        return {}
+    names: Any = content[FRAMES]["banks"]
+    origins, bases = (unpack_banks(content[f"{FRAMES}-{part}"]) for part in ("origin", "basis"))  # type: ignore[arg-type]
+    return {name: Frame(origins.get(name), bases.get(name)) for name in names}
 
 
 def pack_results(results: Results) -> RecordDict:
@@ -321,7 +345,7 @@ def unpack_results(content: RecordDict) -> Results:
         ClientFailed: the client answered that it could not.
         BankRefused: the answer cannot be read, or is not what a client should answer.
     """
-    _raise_failure(content)
+    raise_failure(content)
     try:
         text = str(content[ABOUT]["results"])
         if len(text) > LONGEST_RESULTS:
@@ -337,7 +361,7 @@ def unpack_results(content: RecordDict) -> Results:
                 raise ValueError(f"{len(of['quantiles'])} quantiles for {name}")
         return results
     except Exception as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
 
 
 def pack_failure(client: int, reason: str) -> RecordDict:
@@ -364,7 +388,7 @@ def check_ticket(content: RecordDict, ticket: str) -> None:
     try:
         given = content[TICKET]["id"]
     except Exception as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
     if given != ticket:
         raise BankRefused("its reply answers another request, an earlier one or another run's")
 
@@ -377,11 +401,12 @@ def number_in(content: RecordDict) -> int | None:
         return None
 
 
-def _introduced(sender: Sender) -> dict[str, Any]:
+def pack_sender(sender: Sender) -> dict[str, Any]:
     return {**vars(sender), "seconds": _pack_seconds(sender.seconds, TRAIN_STAGES)}
 
 
-def _sender(about: Mapping[str, Any]) -> Sender:
+def unpack_sender(about: Mapping[str, Any]) -> Sender:
+    """The inverse of `pack_sender`."""
     identity = (_number(about), str(about["fingerprint"]), str(about["version"]))
     return Sender(*identity, _unpack_seconds(about, TRAIN_STAGES))
 
@@ -420,7 +445,12 @@ def _bank(about: Mapping[str, Any], rows: np.ndarray, i: int) -> ClientBank:
     return ClientBank(features=rows, holding=Holding(**counts), **radii)
 
 
-def _raise_failure(content: RecordDict) -> None:
+def raise_failure(content: RecordDict) -> None:
+    """Raise what a client that could not do its part said.
+
+    Raises:
+        ClientFailed: it said so.
+    """
     if FAILURE in content:
         try:
             reason = str(content[FAILURE]["reason"])[:LONGEST_REASON]
@@ -429,7 +459,8 @@ def _raise_failure(content: RecordDict) -> None:
         raise ClientFailed(reason)
 
 
-def _unreadable(error: Exception) -> BankRefused:
+def unreadable(error: Exception) -> BankRefused:
+    """What to say of an answer whose reading ended in an error."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

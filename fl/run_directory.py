@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from fl.baseline import Baseline
 from fl.checkpoint import MODEL
 from fl.config import ConfigError, Settings
 from fl.node import PARTITION
+from fl.private import described
 from fl.setup import SCORES, Split, clear_scratch
 from fl.strategy import FederatedPatchCore
 from src.client import SHARED, by_object, score_with
@@ -84,7 +86,7 @@ def write_run(
     sides = {"federated": pooled} | ({"centralized": baseline.scored} if baseline else {})
     metrics = _frame(settings, strategy, seconds)
     banks = {name: bank.features for name, bank in strategy.merged.items()}
-    model.as_file(banks, strategy.thresholds()).write(out / MODEL)
+    model.as_file(banks, strategy.thresholds(), strategy.frames).write(out / MODEL)
     found = Scored.join(pooled.values()).by_key()
     if data is None:
         means = [answer["federated"]["mean"] for answer in strategy.results.values()]
@@ -123,7 +125,7 @@ def pool_scores(
         rest = [i for i, sample in enumerate(images.samples) if sample.key not in set(scored.keys)]
         merged = strategy.merged.get(SHARED) or strategy.merged.get(name)
         if merged and rest:
-            missing = score_with(model, merged.features, images.select(rest))
+            missing = score_with(model, merged.features, images.select(rest), frame=merged.frame)
             scored = Scored.join([scored, missing])
         if merged:
             pooled[name] = scored
@@ -195,7 +197,7 @@ def _frame(settings: Settings, strategy: FederatedPatchCore, seconds: Mapping[st
         "work": {**_seconds(strategy, sum), **extra},
         "threshold": thresholds.get(SHARED, thresholds),
         "refused": strategy.intake.refused,
-        "privacy": {"mechanism": "none"},
+        "privacy": described(settings, strategy.books),
         "versions": {name: version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
         "seed": settings.seed,
@@ -234,7 +236,7 @@ def _local(strategy: FederatedPatchCore) -> dict:
                 "patches": sum(bank.holding.patches for bank in banks),
                 "bank": sum(bank.holding.share for bank in banks),
                 "sent": strategy.sent[number],
-                "radius": max(bank.share_radius for bank in banks),
+                **_finite(radius=max(bank.share_radius for bank in banks)),
                 **alone,
             }
         )
@@ -262,10 +264,15 @@ def _bank(strategy: FederatedPatchCore, name: str) -> dict:
         "dim": merged.features.shape[1],
         "dtype": str(merged.features.dtype),
         "bytes": merged.features.nbytes,
-        "radius_bound": merged.radius_bound,
+        **_finite(radius_bound=merged.radius_bound),
         "radius": strategy.measured_radius(name),
         **({"exact": merged.exact} if merged.exact else {}),
     }
+
+
+def _finite(**figures: float) -> dict[str, float]:
+    """Figures but for those that a private bank does not have."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _banks_together(strategy: FederatedPatchCore) -> dict:
@@ -278,7 +285,7 @@ def _banks_together(strategy: FederatedPatchCore) -> dict:
         "dim": banks[0]["dim"],
         "dtype": banks[0]["dtype"],
         "bytes": sum(bank["bytes"] for bank in banks),
-        "radius_bound": max(bank["radius_bound"] for bank in banks),
+        **_finite(radius_bound=max(bank.get("radius_bound", math.inf) for bank in banks)),
         "radius": None if None in radii else max(radii),
         **({"exact": exact} if exact else {}),
     }

@@ -6,6 +6,7 @@ the merged banks go to every client, which installs them and sends back figures.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
@@ -16,6 +17,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fl.arrays import pack_banks
+from fl.asks import pack_asks
+from fl.books import Books
 from fl.config import Settings
 from fl.exchange import Roster
 from fl.intake import Intake
@@ -31,17 +34,22 @@ from fl.messages import (
     Upload,
     check_size,
     pack_allowance,
+    pack_frames,
     pack_terms,
     pack_ticket,
     unpack_prospect,
     unpack_results,
     unpack_upload,
 )
-from src.banks import BankRefused, Calibration, Survey
+from fl.private import LEGACY, PrivateRound, spoil
+from src.banks import BankRefused, Calibration, ClientBank, Survey
 from src.budget import allot
 from src.client import Stage, pooled_threshold, silent
 from src.merge import MergedBank, check_bank, check_survey, join_banks, merge_banks
 from src.models import PatchCore
+from src.models.frame import Frame
+from src.privacy.contributions import Ask
+from src.privacy.steps import threshold_of
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,7 @@ class FederatedPatchCore(Strategy):
         workspace: the run directory where clients share it; "" where they do not.
         progress: who to tell how far the merge is.
         keep: called after the merge, to keep it before anything else can fail.
+        books: where a private run writes down what it releases.
 
     Attributes:
         uploads: client -> all that it has sent, once checked.
@@ -76,9 +85,11 @@ class FederatedPatchCore(Strategy):
         workspace: str = "",
         progress: Stage = silent,
         keep: Callable[["FederatedPatchCore"], None] = lambda strategy: None,
+        books: Books | None = None,
     ) -> None:
         self.settings, self.model, self.roster = settings, model, roster
         self.workspace, self.progress, self.keep = workspace, progress, keep
+        self.books = books
         self.uploads: dict[int, Upload] = {}
         self.sent: dict[int, int] = {}
         self.merged: dict[str, MergedBank] = {}
@@ -123,11 +134,18 @@ class FederatedPatchCore(Strategy):
         self._allowances = {}
         if server_round <= self.done:
             return []
+        if self.settings.plan:
+            self._survey(grid, server_round, curves=False)
+            assert self.books  # a run with a plan is given them
+            private = PrivateRound(self, grid, server_round, self.books)
+            self.merged = private.make_banks(self.settings.plan)
+            self._book(server_round)
+            return []
         if server_round == 1 and not self._asks_first:
-            return self._messages(MessageType.TRAIN, server_round)
+            return self.requests(MessageType.TRAIN, server_round)
         self._survey(grid, server_round, curves=True)
         self._allowances = self._allot(server_round)
-        return self._messages(MessageType.TRAIN, server_round, allowances=self._allowances)
+        return self.requests(MessageType.TRAIN, server_round, allowances=self._allowances)
 
     @property
     def _asks_first(self) -> bool:
@@ -150,23 +168,24 @@ class FederatedPatchCore(Strategy):
             self.intake.check_enough("sent a bank that can be merged")
             self._heard |= dict.fromkeys(self.intake.came, server_round)
             self._merge(server_round)
-            self.done = server_round
-            if self.settings.exact_in(server_round) and self._complete():
-                self.done = self.settings.num_server_rounds
-            self.keep(self)
+            if server_round == self.rounds and self.settings.privacy_mechanism == LEGACY:
+                assert self.books
+                self.merged = spoil(self.merged, self.settings, self.books)
+            done = self.settings.exact_in(server_round) and self._complete()
+            self._book(self.settings.num_server_rounds if done else server_round)
         rows = sum(len(bank.features) for bank in self.merged.values())
         return self._merged_rows(), MetricRecord({"clients": len(self.uploads), "rows": rows})
 
     def _survey(self, grid: Grid, server_round: int, curves: bool) -> None:
         """Ask what the clients hold; with `curves`, also how many rows would cover how much."""
         self._surveys, self._lost = {}, set()
-        messages = self._messages(MessageType.QUERY, server_round, curves=curves)
+        messages = self.requests(MessageType.QUERY, server_round, curves=curves)
         replies = grid.send_and_receive(messages, timeout=self.settings.timeout)
         self.intake.take(replies, self._accept_prospect)
         if self._lost:
             came, self._lost = self.intake.came - self._lost, set()
             again = self.intake.came - came
-            messages = self._messages(MessageType.QUERY, server_round, curves=curves, to=again)
+            messages = self.requests(MessageType.QUERY, server_round, curves=curves, to=again)
             replies = grid.send_and_receive(messages, timeout=self.settings.timeout)
             self.intake.take(replies, self._accept_prospect)
             self.intake.came |= came
@@ -217,6 +236,12 @@ class FederatedPatchCore(Strategy):
         shares |= {c: s[name].holding.share for c, s in self._surveys.items() if name in s}
         return max(1, round(sum(shares.values()) * part))
 
+    def _book(self, done: int) -> None:
+        """Take the rounds so far for done, and keep what is merged."""
+        self.set_merged_clients()
+        self.done = done
+        self.keep(self)
+
     def set_merged_clients(self) -> None:
         """Take the clients whose uploads are there for those of the last merge."""
         self._merged_of = {
@@ -247,8 +272,12 @@ class FederatedPatchCore(Strategy):
                 told=self.intake.came & banks.keys() if exact else (),
                 fill=not exact or server_round == self.settings.num_server_rounds,
             )
-        self.set_merged_clients()
         self.seconds += time.monotonic() - started
+
+    @property
+    def frames(self) -> dict[str, Frame]:
+        """Bank name -> the coordinates of those banks that do not lie in the features' own."""
+        return {name: bank.frame for name, bank in self.merged.items() if bank.frame}
 
     def _merged_rows(self, known: Mapping[str, int] = {}) -> ArrayRecord:
         """The merged banks, but for the first rows of each that are known."""
@@ -265,7 +294,7 @@ class FederatedPatchCore(Strategy):
         """After the last round, broadcast the merged banks, also to clients that were left out."""
         if server_round < self.rounds:
             return []
-        return self._messages(MessageType.EVALUATE, server_round)
+        return self.requests(MessageType.EVALUATE, server_round)
 
     def aggregate_evaluate(
         self,
@@ -291,7 +320,12 @@ class FederatedPatchCore(Strategy):
     def thresholds(self) -> dict[str, float]:
         """Bank name -> image score above which the set share of the normal images lies."""
         rate = self.settings.evaluate_false_alarm_rate
-        return {
+        private = {
+            name: threshold_of(bank.scores, rate)
+            for name, bank in self.merged.items()
+            if bank.scores
+        }
+        return private or {
             name: pooled_threshold(self._calibrations(name), rate)
             for name in self.merged
             if any(c.images for c in self._calibrations(name).values())
@@ -308,7 +342,7 @@ class FederatedPatchCore(Strategy):
             if (found := result["calibration"].get(name))
         }
 
-    def _messages(
+    def requests(
         self,
         kind: str,
         server_round: int,
@@ -316,6 +350,7 @@ class FederatedPatchCore(Strategy):
         curves: bool = False,
         allowances: Mapping[int, Mapping[str, int]] | None = None,
         to: Collection[int] | None = None,
+        asks: Mapping[str, Ask] | None = None,
     ) -> list[Message]:
         """Requests under a new ticket: to all nodes, or to those of some clients.
 
@@ -326,9 +361,13 @@ class FederatedPatchCore(Strategy):
             curves: whether a query asks for them.
             allowances: client -> rows that it may send; others are not asked.
             to: clients; None for all.
+            asks: bank name -> what a query asks for private sums of.
         """
         stage = "banks" if kind == MessageType.TRAIN else kind
         stage = ("curves" if curves else "counts") if kind == MessageType.QUERY else stage
+        stage = "sums" if asks else stage
+        asked = pack_asks(asks) if asks else RecordDict()
+        frames = pack_frames(self.frames) if kind == MessageType.EVALUATE else RecordDict()
         ticket = pack_ticket(self.intake.open(server_round, stage))
         config = ConfigRecord({**self.settings.flat(), "workspace": self.workspace})
         to = allowances.keys() if allowances is not None else to
@@ -339,7 +378,7 @@ class FederatedPatchCore(Strategy):
                 continue
             known = self._known.get(client, {}) if curves and client is not None else {}
             terms = self._terms(server_round, curves, client, known)
-            request = RecordDict({CONFIG: config, TICKET: ticket, ROUND: terms})
+            request = RecordDict({CONFIG: config, TICKET: ticket, ROUND: terms, **asked, **frames})
             if self.merged and (curves or kind == MessageType.EVALUATE):
                 request[BANKS] = self._merged_rows(known)
             if allowances is not None and client is not None:
@@ -369,7 +408,15 @@ class FederatedPatchCore(Strategy):
         for survey in prospect.surveys.values():
             check_survey(survey)
         self._surveys[client] = prospect.surveys
-        self._add_seconds(prospect.sender)
+        self.add_seconds(prospect.sender)
+        if self.settings.plan:  # of which no rows will come
+            nothing = np.empty((0, self.model.backbone.get_feature_dim()), np.float32)
+            banks = {
+                name: ClientBank(nothing, math.inf, math.inf, survey.holding)
+                for name, survey in prospect.surveys.items()
+            }
+            self.uploads[client] = Upload(prospect.sender, banks)
+            self.sent[client] = 0
 
     def _accept_upload(self, content: RecordDict) -> None:
         settings, dim = self.settings, self.model.backbone.get_feature_dim()
@@ -387,7 +434,7 @@ class FederatedPatchCore(Strategy):
         self.uploads[client] = Upload(upload.sender, {**before, **joined})
         rows = sum(len(bank.features) for bank in upload.banks.values())
         self.sent[client] = self.sent.get(client, 0) + rows
-        self._add_seconds(upload.sender)
+        self.add_seconds(upload.sender)
 
     def _check_allowance(self, client: int, name: str, rows: int) -> None:
         if not self._allowances:
@@ -400,7 +447,8 @@ class FederatedPatchCore(Strategy):
         results = unpack_results(content)
         self.results[results["client"]] = results
 
-    def _add_seconds(self, sender: Sender) -> None:
+    def add_seconds(self, sender: Sender) -> None:
+        """Book how long a client took."""
         seconds = self.client_seconds.setdefault(sender.client, {})
         for stage, took in sender.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + took

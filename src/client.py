@@ -14,6 +14,7 @@ from src.budget import CURVE_POINTS, curve_counts
 from src.coding import Coding, Parts, decode, encode, slip
 from src.data import InspectionDataset
 from src.evaluation.scored import Scored
+from src.models.frame import Frame
 from src.models.patchcore import PatchCore, Progress
 
 SHARED = "shared"  # the bank's name where all objects share one
@@ -166,9 +167,10 @@ def score_with(
     bank: np.ndarray,
     dataset: InspectionDataset,
     progress: Stage = silent,
+    frame: Frame | None = None,
 ) -> Scored:
-    """Install a bank and score a dataset's images with it."""
-    model.set_memory_bank(bank)
+    """Install a bank, in its frame if it has one, and score a dataset's images with it."""
+    model.set_memory_bank(bank, frame)
     return Scored.of(dataset.samples, model.score(dataset, progress=progress("scoring")))
 
 

@@ -20,6 +20,7 @@ import torch
 
 from src.banks import BankRefused, ClientBank, Holding, Survey
 from src.models.coreset import Progress, farthest_first
+from src.models.frame import Frame
 from src.models.products import rows_not_finite
 from src.models.shards import devices_for
 
@@ -34,12 +35,16 @@ class MergedBank:
         radius_bound: every patch of every merged client lies within it of `features`.
         exact: so many of the first rows are those that selection over all patches of the merged
             clients would pick. It stops to grow where a client misses a round.
+        frame: the coordinates of a private bank, whose radii are infinite: nothing is certified.
+        scores: mean and standard deviation of log image scores, of a private bank that has them.
     """
 
     features: np.ndarray
     radius: float
     radius_bound: float
     exact: int = 0
+    frame: Frame | None = None
+    scores: tuple[float, float] | None = None
 
 
 def check_bank(bank: ClientBank, dim: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.models.frame import Frame
 from src.models.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-model-1"
@@ -20,12 +21,14 @@ class ModelFile:
         fingerprint: of the backbone's weights.
         banks: bank name -> [N, D]; a model of one bank names it "bank", a run names its objects.
         thresholds: bank name -> image score from which on an image is anomalous.
+        frames: bank name -> its coordinates, of those banks that do not lie in the features' own.
     """
 
     config: Mapping[str, object]
     fingerprint: str
     banks: Mapping[str, np.ndarray]
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    frames: Mapping[str, Frame] = field(default_factory=dict)
 
     def write(self, path: str | Path) -> None:
         """Write as safetensors, folders made as needed."""
@@ -34,7 +37,16 @@ class ModelFile:
             "fingerprint": self.fingerprint,
             "thresholds": dict(self.thresholds),
         }
-        write_tensors(path, FORMAT, header, self.banks)
+        tensors = dict(self.banks)
+        if self.frames:
+            header["frames"] = sorted(self.frames)
+            tensors |= {
+                f"{part} of {name}": array
+                for name, frame in self.frames.items()
+                for part, array in vars(frame).items()
+                if array is not None
+            }
+        write_tensors(path, FORMAT, header, tensors)
 
     @classmethod
     def read(cls, path: str | Path) -> "ModelFile":
@@ -46,9 +58,16 @@ class ModelFile:
         """
         header, banks = read_tensors(path, FORMAT)
         try:
-            return cls(header["config"], header["fingerprint"], banks, header["thresholds"])
+            frames = {
+                name: Frame(*(banks.pop(f"{part} of {name}", None) for part in ("origin", "basis")))
+                for name in header.get("frames", ())
+            }
+            config, fingerprint = header["config"], header["fingerprint"]
+            return cls(config, fingerprint, banks, header["thresholds"], frames)
         except KeyError as error:
             raise FileError(f"{path} has no {error} in its header") from error
+        except ValueError as error:
+            raise FileError(f"{path}: {error}") from error
 
     def bank_named(self, name: str | None, path: str | Path) -> str:
         """The bank to use: the one named, or the only one.

@@ -4,7 +4,7 @@ import functools
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from src.models.bounded import BoundedRows, Selection
 from src.models.extraction import PatchGrid, PatchGrids, Preparation, Size, extract, runs
 from src.models.feature_cache import FeatureCache, through_cache
 from src.models.features import FeatureExtractor
+from src.models.frame import Frame
 from src.models.memory_bank import FileError, MemoryBank
 from src.models.model_file import ModelFile
 from src.models.scoring import CodedRows, anomaly_maps, image_scores, leave_out_own
@@ -70,6 +71,7 @@ class PatchCore:
     Attributes:
         backbone: the feature extractor, an nn.Module.
         memory_bank: the MemoryBank, empty until `fit` or `set_memory_bank`.
+        frame: the coordinates in which the bank lies, or None for the features' own.
         threshold: image score from which on an image is called anomalous, or None; see `calibrate`.
 
     Raises:
@@ -112,6 +114,7 @@ class PatchCore:
         self.memory_limit = memory_limit
         self.threshold: float | None = None
         self.memory_bank = MemoryBank(self.backbone.get_feature_dim(), device=self.device)
+        self.frame: Frame | None = None
         self.preparation = Preparation(
             None if size is None else (size[0], size[1]), crop, self.backbone.interpolation
         )
@@ -242,26 +245,38 @@ class PatchCore:
         """The bank's rows [N, D]."""
         return self.memory_bank.features
 
-    def set_memory_bank(self, features: np.ndarray | Tensor) -> None:
+    def set_memory_bank(self, features: np.ndarray | Tensor, frame: Frame | None = None) -> None:
         """Install rows [N, D] as the bank, in place of what it held; the threshold goes with that.
 
+        Args:
+            features: the rows; of a bank that lies in a frame [N, d].
+            frame: its coordinates, in which patches are then compared.
+
         Raises:
-            ValueError: not [N, D] of the backbone's dimension, N at least 1, all values finite.
+            ValueError: not [N, D] of the backbone's dimension, N at least 1, all values finite; a
+                frame of another dimension.
         """
-        bank = MemoryBank(self.backbone.get_feature_dim(), device=self.device)
+        dim = self.backbone.get_feature_dim()
+        bank = MemoryBank(frame.dim(dim) if frame else dim, device=self.device)
         bank.add(features)
         if not len(bank):
             raise ValueError("a memory bank needs at least one row")
-        self.memory_bank, self.threshold = bank, None
+        self.memory_bank, self.frame, self.threshold = bank, frame, None
 
     def save(self, path: str | Path) -> None:
         """Write the backbone's configuration, the bank and the threshold as safetensors."""
         thresholds = {} if self.threshold is None else {"bank": self.threshold}
-        self.as_file({"bank": self.get_memory_bank()}, thresholds).write(path)
+        frames = {} if self.frame is None else {"bank": self.frame}
+        self.as_file({"bank": self.get_memory_bank()}, thresholds, frames).write(path)
 
-    def as_file(self, banks: dict[str, np.ndarray], thresholds: dict[str, float]) -> ModelFile:
+    def as_file(
+        self,
+        banks: Mapping[str, np.ndarray],
+        thresholds: Mapping[str, float],
+        frames: Mapping[str, Frame] = {},
+    ) -> ModelFile:
         """A model file of banks whose features were made as this model makes them."""
-        return ModelFile(self._config(), self.backbone.fingerprint, banks, thresholds)
+        return ModelFile(self._config(), self.backbone.fingerprint, banks, thresholds, frames)
 
     @classmethod
     def load(
@@ -299,7 +314,7 @@ class PatchCore:
                 f"{path} was made with other {config['backbone']} weights (fingerprint "
                 f"{file.fingerprint}) than these ({model.backbone.fingerprint})"
             )
-        model.set_memory_bank(file.banks[name])
+        model.set_memory_bank(file.banks[name], file.frames.get(name))
         model.threshold = file.thresholds.get(name)
         return model
 
@@ -328,6 +343,7 @@ class PatchCore:
         self, grids: Tensor, without_own: bool, coded: CodedRows | None
     ) -> tuple[Tensor, Tensor]:
         """Image scores [B] and patch distances [B, h, w] of grids [B, h, w, D]."""
+        grids = grids if self.frame is None else self.frame.place(grids)
         bank, patches, own = self.memory_bank, grids.flatten(1, 2), None
         distances, indices = (
             each.view(patches.shape[:2]) for each in bank.neighbours(patches.flatten(0, 1))

@@ -7,7 +7,6 @@ would pass the budget, and says in one sentence what is then guaranteed.
 
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,13 +15,17 @@ from typing import Literal
 from src.files import write_whole
 from src.privacy.accounting import composed, epsilon_for, mu_for
 
-Unit = Literal["image", "client"]
+Unit = Literal["image", "group", "client"]
 Adjacency = Literal["null", "replace"]  # the record becomes a null record, or another record
 
 FEW_CLIENTS = 100
 ROUNDING = 1e-9  # relative, by which a sum of parts of a budget may pass it
 
-UNITS = {"image": "one of {} training images", "client": "all that one of {} clients holds"}
+UNITS = {
+    "image": "one of {} training images",
+    "group": "one whole group of the {} training images",
+    "client": "all that one of {} clients holds",
+}
 CHANGES = {"null": "had been left out", "replace": "had been replaced by anything else"}
 
 
@@ -36,7 +39,8 @@ class Budget:
 
     Attributes:
         epsilon, delta: of the guarantee.
-        records: images or clients, as the unit says; their number is public.
+        records: images or clients, as the unit says; their number is public. Groups of images are
+            counted by their images, of which there are no fewer.
         unit: what one record is.
         adjacency: how two data sets differ that must be hard to tell apart.
 
@@ -60,12 +64,16 @@ class Budget:
                 f"privacy.delta is {self.delta:g}: with {self.records} {self.unit}s it must be "
                 f"above 0 and below {1 / self.records:.2g}, or giving one of them away would pass"
             )
-        if self.unit == "client" and self.records < FEW_CLIENTS:
-            warnings.warn(
-                f"privacy.unit is client and there are {self.records}: the noise that hides one "
-                f"client hides what all have in common; it takes {FEW_CLIENTS} clients at least",
-                stacklevel=2,
-            )
+
+    @property
+    def caution(self) -> str:
+        """What to know before such a budget is spent, in a sentence; mostly nothing."""
+        if self.unit != "client" or self.records >= FEW_CLIENTS:
+            return ""
+        return (
+            f"privacy.unit is client and there are {self.records}: the noise that hides one client "
+            f"hides what all have in common; it takes {FEW_CLIENTS} clients at least"
+        )
 
     @property
     def mu(self) -> float:
@@ -85,6 +93,7 @@ class Release:
         sigma: standard deviation of the noise in each coordinate; 0 for none.
         bank: whose images were read. Images of different banks are different images.
         unit, adjacency: of which change Δ is the bound.
+        replayable: whether its noise can be drawn again, as from a seed; it then hides nothing.
     """
 
     name: str
@@ -95,6 +104,7 @@ class Release:
     bank: str = "shared"
     unit: Unit = "image"
     adjacency: Adjacency = "null"
+    replayable: bool = False
 
     def __post_init__(self) -> None:
         if not self.sensitivity > 0 or not 0 <= self.sigma < math.inf:
@@ -120,10 +130,11 @@ class Ledger:
     def mu(self) -> float:
         """What all releases cost together.
 
-        An image is in one bank: releases of different banks do not add up. A client may be in all.
+        An image, or a group, is in one bank: releases of different banks do not add up. A client
+        may be in all.
         """
         unit = self.budget.unit if self.budget else "image"
-        banks = {r.bank for r in self.releases} if unit == "image" else {None}
+        banks = {r.bank for r in self.releases} if unit != "client" else {None}
         return max(
             (composed(r.mu for r in self.releases if bank in (None, r.bank)) for bank in banks),
             default=0.0,
@@ -173,6 +184,12 @@ def guarantee(ledger: Ledger) -> str:
             "image changes, or no noise for it."
         )
     record = UNITS[budget.unit].format(budget.records)
+    if any(release.replayable for release in ledger.releases):
+        return (
+            "Guarantee: none, since the noise can be drawn again from the run's seed, and taken "
+            f"off; with noise from the system it would be ε = {ledger.epsilon:.4g} at δ = "
+            f"{budget.delta:g} for {record}."
+        )
     return (
         "Whoever sees all that was released, but not the sums before the server added its noise, "
         f"can hardly tell the run from one in which {record} {CHANGES[budget.adjacency]}: it is "

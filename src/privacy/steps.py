@@ -76,13 +76,6 @@ class PrivateBank:
     spread: float = 1.0
     scores: tuple[float, float] | None = None
 
-    def threshold(self, false_alarm_rate: float) -> float | None:
-        """Image score above which this share of normal images lies, if its logarithm is normal."""
-        if self.scores is None:
-            return None
-        mean, deviation = self.scores
-        return float(np.exp(mean + deviation * ndtri(1 - false_alarm_rate)))
-
     def squared_distances(self, patches: np.ndarray) -> np.ndarray:
         """Of unit patches [P, D] to the closest row: [P] float64."""
         at = patches if self.basis is None else (patches - self.origin) @ self.basis
@@ -104,6 +97,7 @@ class Terms:
         adjacency, unit: of which change.
         bank: whose images it reads.
         round: the round's number.
+        replayable: whether the noise is a seed's.
     """
 
     mu: float
@@ -111,6 +105,7 @@ class Terms:
     unit: Unit = "image"
     bank: str = "shared"
     round: int = 1
+    replayable: bool = False
 
     def releases(self, step: Step) -> list[Release]:
         """What a step releases, with the noise that it must have."""
@@ -119,7 +114,17 @@ class Terms:
             sensitivity = block.sensitivity(self.adjacency)
             sigma = sensitivity / (self.mu * sqrt(fraction))
             about = (f"{step.name}: {block.name}", self.round, step.what)
-            found.append(Release(*about, sensitivity, sigma, self.bank, self.unit, self.adjacency))
+            found.append(
+                Release(
+                    *about,
+                    sensitivity,
+                    sigma,
+                    self.bank,
+                    self.unit,
+                    self.adjacency,
+                    self.replayable,
+                )
+            )
         return found
 
 
@@ -247,6 +252,17 @@ def with_scores(mechanism: Mechanism, part: float) -> Mechanism:
     deviation = max(square - mean * mean, noise * noise) ** 0.5
     scale = log(high / low)
     return replace(bank, scores=(log(low) + scale * mean, scale * deviation))
+
+
+def threshold_of(scores: tuple[float, float], false_alarm_rate: float) -> float:
+    """Image score above which this share of normal images lies, if its logarithm is normal.
+
+    Args:
+        scores: mean and standard deviation of the logarithm, as `PrivateBank.scores`.
+        false_alarm_rate: in (0, 1).
+    """
+    mean, deviation = scores
+    return float(np.exp(mean + deviation * ndtri(1 - false_alarm_rate)))
 
 
 def system_noise(count: int) -> np.ndarray:

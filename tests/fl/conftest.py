@@ -148,6 +148,17 @@ def two_objects(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def plants(tmp_path_factory) -> list[Path]:
+    """Two data roots of two plants, with images of their own."""
+    folder = tmp_path_factory.mktemp("plants")
+    size = {"good": 2, "defects": 2, "size": (64, 64)}
+    return [
+        write_synthetic(folder / f"plant {i}", ("bracket",), train=2 + i, seed=i, **size)
+        for i in range(2)
+    ]
+
+
+@pytest.fixture(scope="session")
 def flat(cache: Path, parts: Path) -> Callable[..., dict]:
     """flat(**changes): settings of three clients on the parts; `__` is a dot, `_` a dash."""
     small = {

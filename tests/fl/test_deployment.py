@@ -17,7 +17,19 @@ from fl.roles import supernode_command
 
 CHECKOUT = Path(__file__).parents[2]
 # what clients remember from round to round is put to the test by the second
-ONE_CONFIG = [{}, {"merge__protocol": "exact", "num_server_rounds": 3, "merge__oversample": 4.0}]
+EXACT = {"merge__protocol": "exact", "num_server_rounds": 3, "merge__oversample": 4.0}
+PRIVATE = {
+    "privacy__mechanism": "dp_gauss_codebook",
+    "privacy__noise": "seed",
+    "privacy__epsilon": 50.0,
+    "privacy__delta": 0.01,
+    "privacy__cells": 8,
+}
+ONE_CONFIG = [
+    pytest.param({}, id="a round"),
+    pytest.param(EXACT, id="exact rounds"),
+    pytest.param(PRIVATE, id="private sums"),
+]
 NODES = [{"partition-id": 0, "data-root": "/a b"}, {"partition-id": 1, "data-root": "/c=d/ü'"}]
 
 
@@ -47,7 +59,7 @@ def test_a_node_without_data_is_named_before_anything_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", ONE_CONFIG, ids=["a round", "exact rounds"])
+@pytest.mark.parametrize("changes", ONE_CONFIG)
 def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(
     run, flat, tmp_path, left_over, changes
 ) -> None:

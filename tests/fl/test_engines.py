@@ -45,7 +45,7 @@ def test_demo_is_the_same_to_the_byte_in_this_process_and_on_ray(tmp_path: Path)
     assert all((here / name).read_bytes() == (ray / name).read_bytes() for name in maps)
 
 
-@pytest.mark.parametrize("changes", ONE_CONFIG, ids=["a round", "exact rounds"])
+@pytest.mark.parametrize("changes", ONE_CONFIG)
 def test_the_config_that_is_deployed_gives_the_same_bank_on_ray(
     run, flat, tmp_path: Path, changes: dict
 ) -> None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from fl.arrays import unpack_banks
 from fl.client_app import app as client_app
 from fl.intake import RoundFailed
 from fl.setup import build_model, open_split
-from src.data import write_synthetic
 from src.data.partition import Partition
 
 
@@ -120,17 +118,6 @@ def test_half_precision_halves_the_upload(run, clean) -> None:
     for key in ("upload_bytes", "broadcast_bytes"):
         ratio = np.divide(whole[key], half[key])
         np.testing.assert_allclose(ratio, 2, atol=0.07)  # banks of eight kilobytes have headers
-
-
-@pytest.fixture(scope="module")
-def plants(tmp_path_factory) -> list[Path]:
-    """Two data roots of two plants, with images of their own."""
-    folder = tmp_path_factory.mktemp("plants")
-    size = {"good": 2, "defects": 2, "size": (64, 64)}
-    return [
-        write_synthetic(folder / f"plant {i}", ("bracket",), train=2 + i, seed=i, **size)
-        for i in range(2)
-    ]
 
 
 def test_nodes_with_data_of_their_own_need_no_shared_folder(run, plants) -> None:

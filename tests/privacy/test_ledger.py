@@ -120,5 +120,6 @@ def test_mistakes_are_refused_in_a_sentence(make, sentence: str) -> None:
 
 
 def test_few_clients_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="there are 5"):
-        Budget(4, 1e-5, 5, unit="client")
+    assert "there are 5" in Budget(4, 1e-5, 5, unit="client").caution
+    assert not Budget(4, 1e-5, 100, unit="client").caution
+    assert not BUDGET.caution

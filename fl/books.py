@@ -1,0 +1,141 @@
+"""What a private run writes down as it goes: its ledger, and the answers that it has had.
+
+Both are public: answers carry their noise. A run that broke off goes on from the answers, since
+asking again would cost again; the ledger outlives the run, since what was released stays released.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.models.tensor_file import read_tensors, write_tensors
+from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release, read_ledger, write_ledger
+from src.privacy.steps import Answer
+
+LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
+FORMAT = "fedpatchcore-answers-1"
+ROOM = 1e-6  # of a budget's μ², below which nothing is left of it
+
+
+class Books:
+    """Ledger and answers of a run in its directory.
+
+    Args:
+        out: the run directory.
+        ledger: a ledger that lies elsewhere, which several runs share.
+        resume: go on from the answers that an earlier run left; else they are passed over.
+
+    Attributes:
+        ledger: all releases so far, of earlier runs too.
+        had: answers, exchange by exchange.
+        mu: what the run that gave them may cost in all.
+    """
+
+    def __init__(self, out: Path, ledger: str = "", resume: bool = False) -> None:
+        self.shared = bool(ledger)
+        self.path, self.answers = Path(ledger) if ledger else out / LEDGER, out / ANSWERS
+        self.ledger = read_ledger(self.path) if self.path.exists() else Ledger()
+        self.mu, self.had = self._read() if resume and self.answers.exists() else (0.0, [])
+        self._pending: Sequence[Release] = ()
+
+    def left(self, budget: Budget) -> float:
+        """What a run may cost: what earlier releases leave of a budget, or as it was begun.
+
+        Raises:
+            BudgetExceeded: they leave nothing.
+        """
+        if not self.had:
+            spent = Ledger(budget, self.ledger.releases)
+            room = budget.mu**2 - spent.mu**2
+            if room <= ROOM * budget.mu**2:
+                raise BudgetExceeded(
+                    f"privacy: the {len(spent.releases)} releases in {self.path} have spent ε = "
+                    f"{spent.epsilon:.4g} at δ = {budget.delta:g}, and the budget is "
+                    f"{budget.epsilon:g}; go on from them with resume, or raise privacy.epsilon"
+                )
+            self.mu = room**0.5
+        return self.mu
+
+    def open(self, budget: Budget | None, releases: Sequence[Release]) -> None:
+        """Take up a budget, and see that what is planned fits into it, before anything is asked.
+
+        Of the planned releases those that the run has had answers to are in the ledger already.
+
+        Raises:
+            BudgetExceeded: it does not fit.
+            ValueError: the ledger is of another unit or adjacency.
+        """
+        had: dict[str, int] = {}
+        for answers in self.had:
+            for name, answer in answers.items():
+                had[name] = had.get(name, 0) + len(answer.sums)
+        left = []
+        for release in releases:
+            if had.get(release.bank, 0):
+                had[release.bank] -= 1
+            else:
+                left.append(release)
+        told = Ledger(budget).adding(self.ledger.releases)
+        told.adding(left)
+        self.ledger = told
+
+    def note(self, releases: Sequence[Release]) -> None:
+        """Be told what an exchange will release.
+
+        Raises:
+            BudgetExceeded: it would be too much.
+        """
+        self.ledger.adding(releases)
+        self._pending = releases
+
+    def keep(self, answers: Mapping[str, Answer]) -> None:
+        """Write down what an exchange has released: in the ledger first."""
+        self.write(self._pending)
+        self._pending = ()
+        self.had = [*self.had, dict(answers)]
+        header: list[dict[str, Any]] = []
+        tensors: dict[str, np.ndarray] = {}
+        for number, given in enumerate(self.had):
+            header.append({n: [list(a.sigmas), a.records] for n, a in given.items()})
+            for name, answer in given.items():
+                for block, vector in enumerate(answer.sums):
+                    tensors[f"{number}/{block}/{name}"] = vector
+        write_tensors(self.answers, FORMAT, {"mu": self.mu, "exchanges": header}, tensors)
+
+    def write(self, releases: Sequence[Release]) -> None:
+        """Add releases to the ledger, as it stands there now, and write it.
+
+        Raises:
+            BudgetExceeded: another run on the same ledger has spent what these would cost.
+        """
+        with _locked(self.path) if self.shared else nullcontext():
+            there = read_ledger(self.path).releases if self.path.exists() else ()
+            self.ledger = Ledger(self.ledger.budget).adding((*there, *releases))
+            write_ledger(self.path, self.ledger)
+
+    def _read(self) -> tuple[float, list[dict[str, Answer]]]:
+        header, tensors = read_tensors(self.answers, FORMAT)
+        return header["mu"], [
+            {
+                name: Answer(
+                    tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),
+                    tuple(sigmas),
+                    records,
+                )
+                for name, (sigmas, records) in exchange.items()
+            }
+            for number, exchange in enumerate(header["exchanges"])
+        ]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other runs from writing the file meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
