@@ -90,6 +90,7 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path, budget) -> None:
         "bank": "shared",
         "unit": "image",
         "adjacency": "null",
+        "replayable": False,
         "mu": 0.5,
     }
 
