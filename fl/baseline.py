@@ -83,6 +83,7 @@ def _name(model: PatchCore, data: Split, settings: Settings) -> str:
         "features": model.cache.folder.name if model.cache else "",
         "fraction": settings.model_coreset_percentage,
         "neighbors": settings.model_neighbors,
+        "border": settings.model_border,
         "memory": settings.model_memory_limit_mb,
         "scope": settings.model_scope,
         "seed": settings.seed,

@@ -84,6 +84,8 @@ class Settings(BaseModel):
     data_root: AbsolutePath = _key("data.root")
     # comma-separated, or all
     data_objects: str = _key("data.objects", min_length=1)
+    # of each object at most so many training images, drawn by the seed; 0: all
+    data_train_images: int = _key("data.train-images", ge=0)
     # side of a square, HxW, or own; then a centre crop of that side (0: none)
     data_image_size: Annotated[Text, AfterValidator(_image_size)] = _key("data.image-size")
     data_crop: int = _key("data.crop", ge=0)
@@ -112,6 +114,8 @@ class Settings(BaseModel):
     model_coreset_percentage: float = _key("model.coreset-percentage", gt=0, le=1)
     # b of the score's re-weighting; 1: off
     model_neighbors: int = _key("model.neighbors", ge=1)
+    # rows of patches along each side of an image that do not count in its score
+    model_border: int = _key("model.border", ge=0)
     # that features may take while a client selects; 0: 2048 on a CPU, 60 % of a GPU's free memory
     model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=0)
 

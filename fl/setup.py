@@ -1,6 +1,7 @@
 """From settings to the things a run works with: the model, the data, the partition."""
 
 import functools
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ def build_model(settings: Settings) -> PatchCore:
             image_size=settings.image_size,
             crop=settings.data_crop or None,
             neighbors=settings.model_neighbors,
+            border=settings.model_border,
             seed=settings.seed,
             memory_limit=settings.model_memory_limit_mb * 2**20 or None,
             cache=settings.cache,
@@ -92,6 +94,8 @@ def open_split(settings: Settings, root: str = "") -> Split:
     if kind == "synthetic" and not place:
         place = str(write_synthetic(settings.cache / SYNTHETIC))
     train = open_dataset(kind, place, settings.data_objects, "train")
+    if settings.data_train_images:
+        train = _fewer(train, settings.data_train_images, settings.seed)
     test = open_dataset(kind, place, settings.data_objects, "test")
     return Split(train, test)
 
@@ -163,6 +167,16 @@ def clear_scratch(folder: Path) -> None:
     """
     for scratch in (SCORES, PROGRESS):
         shutil.rmtree(folder / scratch, ignore_errors=True)
+
+
+def _fewer(dataset: InspectionDataset, most: int, seed: int) -> InspectionDataset:
+    """Of each object at most so many images: the seed's own draw, whatever else there is."""
+    drawn = {s.key: hashlib.sha256(f"{seed} {s.key}".encode()).digest() for s in dataset.samples}
+    kept: set[str] = set()
+    for name in dataset.objects:
+        keys = [sample.key for sample in dataset.samples if sample.object == name]
+        kept |= set(sorted(keys, key=drawn.__getitem__)[:most])
+    return _having(dataset, tuple(kept))
 
 
 def _having(dataset: InspectionDataset, keys: tuple[str, ...]) -> InspectionDataset:

@@ -20,7 +20,13 @@ from src.models.features import FeatureExtractor
 from src.models.frame import Frame
 from src.models.memory_bank import FileError, MemoryBank
 from src.models.model_file import ModelFile
-from src.models.scoring import CodedRows, anomaly_maps, image_scores, leave_out_own
+from src.models.scoring import (
+    CodedRows,
+    anomaly_maps,
+    image_scores,
+    leave_out_own,
+    without_border,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +66,8 @@ class PatchCore:
         crop: side of a centre crop after resizing.
         patch_size: side of the neighbourhood each patch feature averages.
         neighbors: b of the score's re-weighting; 1 turns it off.
+        border: rows of patches along each side of an image that do not count in its score; a
+            backbone pads with zeros there. Maps show them all the same.
         seed: start of the coreset selection.
         batch_size: images a batch on a GPU; 6.4 megapixels when left out.
         workers: threads that decode images for a GPU; at most 8 when left out.
@@ -92,6 +100,7 @@ class PatchCore:
         crop: int | None = None,
         patch_size: int = 3,
         neighbors: int = 9,
+        border: int = 0,
         seed: int = 42,
         batch_size: int | None = None,
         workers: int | None = None,
@@ -106,7 +115,7 @@ class PatchCore:
             backbone = FeatureExtractor(backbone, layers, pretrained, weights=weights)
         self.backbone = backbone.to(self.device)
         self.coreset_percentage = coreset_percentage
-        self.neighbors = neighbors
+        self.neighbors, self.border = neighbors, border
         self.seed = seed
         self.patch_size = patch_size
         self.batch_size = batch_size
@@ -351,7 +360,8 @@ class PatchCore:
         shown = distances.view(grids.shape[:3])
         if without_own:
             distances, indices, own = leave_out_own(bank, patches, distances, indices, coded)
-        return image_scores(bank, patches, distances, indices, self.neighbors, own), shown
+        inside = without_border(distances.view(grids.shape[:3]), self.border).flatten(1)
+        return image_scores(bank, patches, inside, indices, self.neighbors, own), shown
 
     def _maps(self, distances: Tensor, sizes: Sequence[Size]) -> Iterator[np.ndarray]:
         """Anomaly maps [H, W] of patch distances [B, h, w], by runs of images of one size."""
@@ -381,6 +391,7 @@ class PatchCore:
             "crop": self.preparation.crop,
             "patch_size": self.patch_size,
             "neighbors": self.neighbors,
+            "border": self.border,
         }
 
     def _signature(self) -> dict[str, object]:

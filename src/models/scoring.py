@@ -52,6 +52,20 @@ def image_scores(
     return torch.where(alone | torch.isinf(largest), largest, weight * largest)
 
 
+def without_border(distances: Tensor, border: int) -> Tensor:
+    """Patch distances [B, h, w] with -infinity along the border, so that no largest is there.
+
+    Of a grid that would be all border its middle is left.
+    """
+    if not border:
+        return distances
+    rows, columns = (min(border, (side - 1) // 2) for side in distances.shape[1:])
+    inside = torch.full_like(distances, -torch.inf)
+    middle = (slice(None), slice(rows, -rows or None), slice(columns, -columns or None))
+    inside[middle] = distances[middle]
+    return inside
+
+
 def anomaly_maps(distances: Tensor, image_size: Size, resized: Size, cropped: Size) -> Tensor:
     """Patch distances as maps of the images.
 

@@ -8,11 +8,12 @@ from flwr.app import Context, Message
 from PIL import Image
 
 from fl.client_app import app as client_app
+from fl.config import check_settings
 from fl.setup import build_model, open_split
 from src.client import SHARED, by_bank
 from src.data.partition import Partition
 from src.evaluation.scored import Scored, evaluate
-from src.models import FeatureExtractor
+from src.models import FeatureExtractor, PatchCore
 
 FRACTION, OVERSAMPLE, SEED = 0.1, 2.0, 42  # as in conftest.py
 
@@ -215,3 +216,25 @@ def test_evaluate_extracts_no_features_of_training_images_again(
     after_train, *_, last = seen
     assert len(after_train) == 6  # the training images, and no other
     assert after_train.items() <= last.items()
+
+
+def test_fewer_training_images_are_the_seeds_draw_for_all_sides(run, settings) -> None:
+    done = run(data__train_images=4)
+    assert done.metrics["dataset"]["train_images"] == 4
+    assert sum(c["images"] for c in done.metrics["local"]["clients"]) == 4
+    drawn = [open_split(settings(data__train_images=4, seed=seed)).train for seed in (42, 42, 1)]
+    names = [[sample.key for sample in train.samples] for train in drawn]
+    assert names[0] == names[1] != names[2]
+    fewer = open_split(settings(data__train_images=3)).train
+    assert {sample.key for sample in fewer.samples} < set(names[0])
+
+
+def test_border_of_the_patches_counts_in_no_image_score(run, clean) -> None:
+    done = run(model__border=2, model__neighbors=1)
+    model = PatchCore.load(done.out / "model.safetensors")
+    assert model.border == 2
+    data = open_split(check_settings(done.metrics["config"])).test
+    for prediction in model.score(data):
+        middle = prediction.distances[2:-2, 2:-2]
+        assert prediction.score == pytest.approx(float(middle.max()), rel=1e-5)
+    assert done.metrics["bank"]["size"] == clean.metrics["bank"]["size"]

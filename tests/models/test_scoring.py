@@ -9,7 +9,13 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms.v2 import functional as tvf
 
 from src.models import MemoryBank
-from src.models.scoring import _undo_crop, anomaly_maps, image_scores, leave_out_own
+from src.models.scoring import (
+    _undo_crop,
+    anomaly_maps,
+    image_scores,
+    leave_out_own,
+    without_border,
+)
 
 D = 5
 
@@ -182,3 +188,13 @@ def test_a_map_is_zero_where_a_crop_left_the_image_out():
     drawn = anomaly_maps(torch.ones(1, 4, 4), (64, 96), (64, 96), (32, 32))[0]
     assert (drawn[16:48, 32:64] > 0.99).all()
     assert drawn.sum() == drawn[16:48, 32:64].sum()
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 4))
+def test_no_largest_distance_is_found_along_the_border(h: int, w: int, border: int) -> None:
+    distances = torch.from_numpy(np.random.default_rng(h * w).random((2, h, w), np.float32))
+    rows, columns = min(border, (h - 1) // 2), min(border, (w - 1) // 2)
+    middle = distances[:, rows : h - rows, columns : w - columns]
+    left = without_border(distances, border)
+    torch.testing.assert_close(left.flatten(1).max(1)[0], middle.flatten(1).max(1)[0])
+    assert torch.isfinite(left).sum() == middle.numel()
