@@ -158,6 +158,9 @@ class Settings(BaseModel):
     privacy_noise: Literal["system", "seed"] = _key("privacy.noise")
     # a folder of public images of the objects, for anchors; or of folders named like the objects
     privacy_public_dir: AbsolutePath = _key("privacy.public-dir")
+    # in a simulation, in place of that: so many images of each object of those that
+    # data.train-images leaves out
+    privacy_donated: int = _key("privacy.donated", ge=0)
     # the longest contributions of a record that count in full, for patches of unit length: their
     # mean from zero, and from the first centre; mean outer product; residuals over all cells
     privacy_mean_limit: float = _key("privacy.mean-limit", gt=0)
@@ -193,6 +196,11 @@ class Settings(BaseModel):
     def coding(self) -> Coding:
         """How rows travel from clients to the server."""
         return Coding(self.merge_encoding, self.merge_components)
+
+    @property
+    def has_public(self) -> bool:
+        """Whether there are public images."""
+        return bool(self.privacy_public_dir or self.privacy_donated)
 
     @property
     def plan(self) -> Plan | None:
@@ -379,7 +387,14 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
             "privacy.group: with privacy.unit = group, and only then, name the metadata column "
             "whose values make groups"
         )
-    if s.plan.needs_anchors and not s.privacy_public_dir:
+    if s.privacy_donated and not (s.data_shared and s.data_train_images):
+        yield (
+            "privacy.donated: set data.train-images as well, in a simulation; what that leaves of "
+            "the training images is taken as public"
+        )
+    if s.privacy_donated and s.privacy_public_dir:
+        yield "privacy.public-dir, privacy.donated: name one source of public images"
+    if s.plan.needs_anchors and not s.has_public:
         yield (
             f"privacy.public-dir: {mechanism} begins with public images; name a folder of them, or "
             "take dp_gauss_codebook, which needs none"

@@ -21,8 +21,9 @@ from fl.books import Books
 from fl.config import ConfigError, Settings
 from fl.intake import RoundFailed
 from fl.messages import check_size
+from fl.setup import open_donated
 from src.banks import BankRefused
-from src.client import SHARED
+from src.client import SHARED, by_bank
 from src.data import InspectionDataset, Sample
 from src.data.layout import list_images
 from src.data.partition import Partition
@@ -170,7 +171,7 @@ def public_anchors(settings: Settings, model: PatchCore, name: str) -> np.ndarra
     Raises:
         ConfigError: the folder is not there, or holds no images, or too few for so many cells.
     """
-    if not settings.privacy_public_dir:
+    if not settings.has_public:
         return None
     embedded = model.embed(public_images(settings, name))
     grids = (grid.flatten(0, 1).float().cpu().numpy() for b in embedded for grid in b.features)
@@ -180,18 +181,20 @@ def public_anchors(settings: Settings, model: PatchCore, name: str) -> np.ndarra
         patches = patches[random.choice(len(patches), MOST_PUBLIC, replace=False)]
     if len(patches) < settings.privacy_cells:
         raise ConfigError(
-            f"privacy.public-dir: its images have {len(patches)} patches, fewer than "
+            f"privacy.public-dir: public images have {len(patches)} patches, fewer than "
             f"privacy.cells = {settings.privacy_cells}"
         )
     return k_means(patches, settings.privacy_cells, random)
 
 
 def public_images(settings: Settings, name: str) -> InspectionDataset:
-    """The public images of a bank: those of the folder of its name, or else of the whole folder.
+    """The public images of a bank: of the folder of its name or else the whole folder; or donated.
 
     Raises:
         ConfigError: there are none.
     """
+    if settings.privacy_donated:
+        return by_bank(open_donated(settings), settings.model_scope)[name]
     root = Path(settings.privacy_public_dir)
     place = root / name if name != SHARED and (root / name).is_dir() else root
     if not place.is_dir():

@@ -72,6 +72,7 @@ def write_run(
     data: Split | None,
     pooled: Mapping[str, Scored],
     baseline: Baseline | None,
+    beside: Mapping[str, dict],
     seconds: Mapping[str, float],
 ) -> dict:
     """Write everything a run leaves into `out`; returns metrics.json's content.
@@ -81,12 +82,15 @@ def write_run(
             the clients, and there are neither scores nor maps nor pictures of images.
         pooled: object -> its test images as the merged banks score them.
         baseline: the centralized one, if there is any.
+        beside: what else a private bank is compared with: name -> figures.
         seconds: of the rounds, and of the centralized baseline.
     """
     sides = {"federated": pooled} | ({"centralized": baseline.scored} if baseline else {})
     metrics = _frame(settings, strategy, seconds)
     banks = {name: bank.features for name, bank in strategy.merged.items()}
     model.as_file(banks, strategy.thresholds(), strategy.frames).write(out / MODEL)
+    if beside:
+        metrics["comparators"] = dict(beside)
     found = Scored.join(pooled.values()).by_key()
     if data is None:
         means = [answer["federated"]["mean"] for answer in strategy.results.values()]

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from fl.baseline import centralized
 from fl.books import Books
 from fl.checkpoint import ROUND, keep_merge, take_up_merge
+from fl.comparators import compare
 from fl.config import Settings, check_settings
 from fl.exchange import Exchange, Roster
 from fl.intake import RoundFailed
@@ -90,7 +91,8 @@ def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
         except DataError as error:  # a client that met it was left out; the baseline holds all
             log.error("there is no centralized baseline: %s", error)
         clock.lap("centralized")
-    metrics = write_run(out, settings, model, strategy, data, pooled, baseline, clock.laps)
+    beside = compare(model, data, settings, progress) if data else {}
+    metrics = write_run(out, settings, model, strategy, data, pooled, baseline, beside, clock.laps)
     track_run(settings.track, out, metrics)
     log.info("%s\nrun directory: %s", headline(metrics), out)
 

@@ -95,9 +95,26 @@ def open_split(settings: Settings, root: str = "") -> Split:
         place = str(write_synthetic(settings.cache / SYNTHETIC))
     train = open_dataset(kind, place, settings.data_objects, "train")
     if settings.data_train_images:
-        train = _fewer(train, settings.data_train_images, settings.seed)
+        train = _drawn(train, settings.seed, 0, settings.data_train_images)
     test = open_dataset(kind, place, settings.data_objects, "test")
     return Split(train, test)
+
+
+def open_donated(settings: Settings) -> InspectionDataset:
+    """The training images that a simulation takes as public: next in the seed's draw after its own.
+
+    Raises:
+        DataError: the root does not hold what was asked for.
+        ConfigError: no images are left for it.
+    """
+    train = open_dataset(settings.data_kind, settings.data_root, settings.data_objects, "train")
+    donated = _drawn(train, settings.seed, settings.data_train_images, settings.privacy_donated)
+    if len(donated) < settings.privacy_donated * len(train.objects):
+        raise ConfigError(
+            f"privacy.donated = {settings.privacy_donated}: data.train-images = "
+            f"{settings.data_train_images} leaves fewer"
+        )
+    return donated
 
 
 def partition_data(
@@ -169,13 +186,13 @@ def clear_scratch(folder: Path) -> None:
         shutil.rmtree(folder / scratch, ignore_errors=True)
 
 
-def _fewer(dataset: InspectionDataset, most: int, seed: int) -> InspectionDataset:
-    """Of each object at most so many images: the seed's own draw, whatever else there is."""
+def _drawn(dataset: InspectionDataset, seed: int, start: int, count: int) -> InspectionDataset:
+    """Of each object at most so many images, from a place of the seed's draw on."""
     drawn = {s.key: hashlib.sha256(f"{seed} {s.key}".encode()).digest() for s in dataset.samples}
     kept: set[str] = set()
     for name in dataset.objects:
         keys = [sample.key for sample in dataset.samples if sample.object == name]
-        kept |= set(sorted(keys, key=drawn.__getitem__)[:most])
+        kept |= set(sorted(keys, key=drawn.__getitem__)[start : start + count])
     return _having(dataset, tuple(kept))
 
 

@@ -7,7 +7,7 @@ from src.evaluation.formats import is_figure
 
 PARTS = (
     *("federated", "centralized", "bank", "seconds", "work"),
-    *("fairness", "heterogeneity", "threshold"),
+    *("fairness", "heterogeneity", "threshold", "privacy", "comparators"),
 )
 
 

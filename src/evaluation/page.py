@@ -178,7 +178,7 @@ PAGE: Final = r"""
 {% if traffic or metrics.bank or stages %}
 <section>
 <h2>Cost and guarantee</h2>
-{% if certificate.radius_bound is not none %}
+{% if certificate.radius_bound | default(none) is not none %}
 <p>Every patch of every {% if metrics.refused %}merged {% endif %}client lies within a Euclidean distance of {{ certificate.radius_bound | figure }} of the merged bank{% if several %} of its object{% endif %}.
 {%- if certificate.radius is not none %} Measured, the farthest lies at {{ certificate.radius | figure }}.{% endif %}</p>
 {% endif %}
@@ -206,6 +206,29 @@ PAGE: Final = r"""
 </tbody>
 </table>
 </div>
+{% endif %}
+</section>
+{% endif %}
+
+{% if metrics.privacy and metrics.privacy.guarantee %}
+<section>
+<h2>Privacy</h2>
+<p>{{ metrics.privacy.guarantee }}</p>
+{% if metrics.privacy.caution %}<p class="refused">{{ metrics.privacy.caution }}.</p>{% endif %}
+{% if metrics.privacy.trust %}<p class="note">{{ metrics.privacy.trust }} Noise comes {{ metrics.privacy.noise }}.</p>{% endif %}
+{% if metrics.privacy.releases %}
+<div class="box" tabindex="0" role="region" aria-label="What was released">
+<table>
+<caption>What was released</caption>
+<thead><tr><th scope="col">Release</th>{% if several %}<th scope="col">object</th>{% endif %}<th scope="col">what</th><th scope="col">cost μ</th></tr></thead>
+<tbody>
+{% for release in metrics.privacy.releases %}
+<tr><th scope="row">{{ release.name }}</th>{% if several %}<td>{{ release.bank }}</td>{% endif %}<td>{{ release.what }}</td><td>{% if release.mu is none %}∞{% else %}{{ release.mu | figure }}{% endif %}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+<p class="note">Costs add up by their squares.</p>
 {% endif %}
 </section>
 {% endif %}

@@ -217,6 +217,6 @@ def client_cells(clients: ClientTable) -> dict[str, Any]:
 
 def _folded(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The key-value tables that a reader opens when needed."""
-    keys = {"Configuration": "config", "Privacy": "privacy", "Versions": "versions"}
+    keys = {"Configuration": "config", "Versions": "versions"}
     tables = {name: metrics.get(key) for name, key in keys.items()}
     return {name: table for name, table in tables.items() if isinstance(table, Mapping) and table}

@@ -21,12 +21,20 @@ from src.evaluation.flat import flatten
 from src.evaluation.formats import is_figure
 from src.evaluation.summary import METRICS
 
+AUDIT_FILE = "audit.json"
+AUDITED = (
+    "claimed_epsilon",
+    "epsilon_lower_bound",
+    "membership_auc",
+    "tpr_at_1_percent",
+    "tpr_at_0.1_percent",
+)
 METRICS_FILE, RUNS, ERROR_LOG = "metrics.json", "runs", "error.log"
 CONFIDENCE = 0.95
 LONGEST_REASON = 300  # characters of a failed run's last words
 # what two runs may differ in and still be of one group: seeds, places, machines, what is reported
 APART = ("seed", "out", "resume", "engine", "timeout", "track", "model.memory-limit-mb")
-APART_BELOW = ("cache.", "evaluate.", "cpus-per-", "gpus-per-")
+APART_BELOW = ("cache.", "evaluate.", "privacy.ledger", "cpus-per-", "gpus-per-")
 # settings that only some partitions look at
 LOOKED_AT = {
     "partition.alpha": ("dirichlet", "quantity"),
@@ -69,9 +77,17 @@ class Record:
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """All figures by dotted name: `flatten`'s, and what follows from them."""
-        flat: dict[str, float] = dict(flatten(self.metrics))
+        """All figures by dotted name: `flatten`'s, the audit's, and what follows from them."""
+        flat: dict[str, float] = dict(flatten(self.metrics)) | self._audited()
         return flat | _differences(flat) | _factors(self.metrics) | _spread(self.metrics)
+
+    def _audited(self) -> dict[str, float]:
+        """What `fedpatchcore audit` has found, if it was run."""
+        path = self.folder / AUDIT_FILE
+        if not path.is_file():
+            return {}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {f"audit.{k}": float(found[k]) for k in AUDITED if is_figure(found.get(k))}
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,13 @@ def drawings(study: Study) -> list[Drawing]:
         seconds_bars,
         bytes_bars,
     )
-    with _style():
+    with plot_style():
         return [drawn for drawn in (make(study) for make in makers) if drawn]
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
+    """The look of all figures, for as long as they are drawn."""
     with mpl.rc_context():
         mpl.rcParams.update(STYLE)
         yield
@@ -115,12 +116,12 @@ def compared(study: Study) -> Drawing | None:
     for place, side in zip(_beside(len(sides)), sides, strict=True):
         _dots(axes, study.groups, side, place)
     axes.set_xlabel(AUROC)
-    _legend(figure, axes)
+    put_legend(figure, axes)
     several = any(len(group.runs) > 1 for group in study.groups)
     bars = " Bars are 95 % intervals over the seeds." if several else ""
     alt = f"Image AUROC of {_and(sides)}, by group; the first table holds the figures"
     caption = f"{_seen_compared(study)}{bars}"
-    return _drawing("compared", "Alone, federated, centralized", alt, caption, figure)
+    return saved_drawing("compared", "Alone, federated, centralized", alt, caption, figure)
 
 
 def _dots(axes: Axes, groups: Sequence[Group], side: str, place: float) -> None:
@@ -131,7 +132,7 @@ def _dots(axes: Axes, groups: Sequence[Group], side: str, place: float) -> None:
         if e.half is not None:
             axes.errorbar(e.mean, y, xerr=e.half, ecolor=colour, elinewidth=1.2, capsize=2.5)
     x = [e.mean for _, e in points]
-    axes.plot(x, [y for y, _ in points], marker, label=side, **_mark(colour, filled))
+    axes.plot(x, [y for y, _ in points], marker, label=side, **mark_style(colour, filled))
 
 
 def _seen_compared(study: Study) -> str:
@@ -150,14 +151,14 @@ def _seen_compared(study: Study) -> str:
 
 def against_upload(study: Study) -> Drawing | None:
     """Federated image AUROC against what all clients send together."""
-    points = _points(study.groups, "traffic.upload_bytes", "federated.image_auroc")
+    points = points_of(study.groups, "traffic.upload_bytes", "federated.image_auroc")
     sizes = [x for _, x, _ in points]
     if len(points) < 2 or not min(sizes) or max(sizes) / min(sizes) < VARIES["uploads"]:
         return None
-    figure, axes = _square(study.groups)
+    figure, axes = square_axes(study.groups)
     for number, (group, x, y) in enumerate(points):
-        marker, colour = _look(number, len(study.groups))
-        axes.plot([x], [y], marker, label=group.label, **_mark(colour, filled=True))
+        marker, colour = marker_of(number, len(study.groups))
+        axes.plot([x], [y], marker, label=group.label, **mark_style(colour, filled=True))
     axes.set_xscale("log")
     middle, reach = np.sqrt(min(sizes) * max(sizes)), max(sizes) / min(sizes)
     room = max(1.3 * np.sqrt(reach), 2.0)
@@ -167,10 +168,10 @@ def against_upload(study: Study) -> Drawing | None:
     axes.xaxis.set_major_formatter(BYTES)
     axes.set_xlabel("sent by all clients together, log scale")
     axes.set_ylabel(f"federated {AUROC.lower().replace('auroc', 'AUROC')}")
-    _legend(figure, axes)
+    put_legend(figure, axes)
     caption = f"{_seen_upload(points)}{_unnamed(study)}"
     alt = "Federated image AUROC against bytes sent, a mark a group; the tables hold the figures"
-    return _drawing("upload", "Quality and upload", alt, caption, figure)
+    return saved_drawing("upload", "Quality and upload", alt, caption, figure)
 
 
 def _seen_upload(points: Sequence[tuple[Group, float, float]]) -> str:
@@ -196,24 +197,24 @@ def against_heterogeneity(study: Study) -> Drawing | None:
     for axes, key in zip(panels, keys, strict=True):
         for side in sides:
             _, marker, colour, filled = SIDES[side]
-            points = _points(study.groups, f"heterogeneity.{key}", SIDES[side][0])
+            points = points_of(study.groups, f"heterogeneity.{key}", SIDES[side][0])
             x, y = [p[1] for p in points], [p[2] for p in points]
-            axes.plot(x, y, marker, label=side, **_mark(colour, filled))
+            axes.plot(x, y, marker, label=side, **mark_style(colour, filled))
         axes.set_xlabel(MEASURES[key])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)
     panels[0].set_ylabel(AUROC)
-    _legend(figure, panels[0])
+    put_legend(figure, panels[0])
     names = _and([MEASURES[key] for key in keys])
     alt = f"Image AUROC of {_and(sides)} against {names}, a mark a group"
     caption = f"{_seen_heterogeneity(study, keys)} 0 is no heterogeneity, 1 the most there can be."
-    return _drawing("heterogeneity", "Quality and heterogeneity", alt, caption, figure)
+    return saved_drawing("heterogeneity", "Quality and heterogeneity", alt, caption, figure)
 
 
 def _seen_heterogeneity(study: Study, keys: Sequence[str]) -> str:
     ends = []
     for key in keys:
-        points = _points(study.groups, f"heterogeneity.{key}", "federated.image_auroc")
+        points = points_of(study.groups, f"heterogeneity.{key}", "federated.image_auroc")
         low, high = min(points, key=lambda p: p[1]), max(points, key=lambda p: p[1])
         ends.append(
             f"from {low[2]:.3f} at the least {MEASURES[key]} ({low[0].label}) to {high[2]:.3f} at "
@@ -235,21 +236,21 @@ def against_radius(study: Study) -> Drawing | None:
     radii = [radius for _, radius, _, _ in marks]
     if len(study.runs) < 2 or not marks or np.ptp(radii) <= VARIES["radius"] * max(radii):
         return None
-    figure, axes = _square(study.groups)
+    figure, axes = square_axes(study.groups)
     named: set[int] = set()
     for number, radius, auroc, filled in marks:
-        marker, colour = _look(number, len(study.groups))
+        marker, colour = marker_of(number, len(study.groups))
         name = _once(study.groups[number].label, number not in named)
         named.add(number)
-        axes.plot([radius], [auroc], marker, label=name, **_mark(colour, filled))
+        axes.plot([radius], [auroc], marker, label=name, **mark_style(colour, filled))
     axes.set_xlabel("covering radius (Euclidean distance of features)")
     axes.set_ylabel(AUROC)
-    _legend(figure, axes)
+    put_legend(figure, axes)
     alt = "Image AUROC against covering radius, a mark a run; the table of costs holds the radii"
     hollow = " Filled: federated; hollow: centralized." if not all(m[3] for m in marks) else ""
     compare = "Radii compare within one backbone and one dataset only."
     caption = f"A mark a run.{hollow}{_unnamed(study)} {compare}"
-    return _drawing("radius", "Quality and covering radius", alt, caption, figure)
+    return saved_drawing("radius", "Quality and covering radius", alt, caption, figure)
 
 
 def by_client(study: Study) -> Drawing | None:
@@ -265,20 +266,20 @@ def by_client(study: Study) -> Drawing | None:
     figure, axes = _rows([group for group, _ in kept])
     for row, (_, values) in enumerate(kept):
         first = row == 0
-        faint = _mark("#145c9e", filled=False) | {"markersize": 5, "alpha": 0.7}
+        faint = mark_style("#145c9e", filled=False) | {"markersize": 5, "alpha": 0.7}
         axes.plot(values, _spread(row, len(values)), "o", label=_once("a client", first), **faint)
-        worst = _mark("#8a1c1c", filled=True) | {"markersize": 8}
+        worst = mark_style("#8a1c1c", filled=True) | {"markersize": 8}
         axes.plot([min(values)], [row], "v", label=_once("the worst", first), **worst)
         axes.plot([np.mean(values)] * 2, [row - 0.36, row + 0.36], "-k", label=_once("mean", first))
     axes.set_xlabel(f"{AUROC} of the merged bank on a client's own test images")
-    _legend(figure, axes)
+    put_legend(figure, axes)
     group, values = min(kept, key=lambda each: min(each[1]))
     where = f", in {group.label}" if len(kept) > 1 else ""
     caption = f"The worst served client reaches {min(values):.3f}{where}."
     if any(len(g.runs) > 1 for g, _ in kept):
         caption += " The clients of all seeds are shown."
     alt = "Image AUROC of each client, by group, the worst marked; the table holds the figures"
-    return _drawing("clients", "Fairness", alt, caption, figure)
+    return saved_drawing("clients", "Fairness", alt, caption, figure)
 
 
 def seconds_bars(study: Study) -> Drawing | None:
@@ -293,7 +294,7 @@ def seconds_bars(study: Study) -> Drawing | None:
         f"{duration(most[1])}. Kept features and kept baselines take next to none."
     )
     alt = "Stacked bars of seconds by stage and group; the table of stages holds the figures"
-    return _drawing("seconds", "Time by stage", alt, caption, drawn)
+    return saved_drawing("seconds", "Time by stage", alt, caption, drawn)
 
 
 def bytes_bars(study: Study) -> Drawing | None:
@@ -307,7 +308,7 @@ def bytes_bars(study: Study) -> Drawing | None:
     most = _largest(up)
     caption = f"Over all rounds. Of what clients send, most are {most[0]}: up to "
     alt = "Stacked bars of bytes by stage and group, up and down; the table holds the figures"
-    return _drawing("bytes", "Bytes by stage", alt, f"{caption}{byte_size(most[1])}.", drawn)
+    return saved_drawing("bytes", "Bytes by stage", alt, f"{caption}{byte_size(most[1])}.", drawn)
 
 
 def _stacked(
@@ -327,7 +328,7 @@ def _stacked(
         panel.xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 1 else 7))
         panel.xaxis.set_major_formatter(form)
     _name_rows(axes[0], groups)
-    _legend(figure, axes[0])
+    put_legend(figure, axes[0])
     return figure
 
 
@@ -379,7 +380,7 @@ def _broken(text: str, most: int = 26) -> str:
     return f"{', '.join(parts[:middle])},\n{', '.join(parts[middle:])}"
 
 
-def _square(groups: Sequence[Group]) -> tuple[Figure, Axes]:
+def square_axes(groups: Sequence[Group]) -> tuple[Figure, Axes]:
     """Room for axes, and above them for a legend of the groups where these are told apart."""
     names = [group.label for group in groups]
     lines = -(-len(names) // _columns(names)) if 1 < len(names) <= len(MARKERS) else 0
@@ -387,7 +388,7 @@ def _square(groups: Sequence[Group]) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _look(number: int, groups: int) -> tuple[str, str]:
+def marker_of(number: int, groups: int) -> tuple[str, str]:
     """Marker and colour of a group; all look alike where there are more groups than markers."""
     number = number if groups <= len(MARKERS) else 0
     return MARKERS[number], COLOURS[number % len(COLOURS)]
@@ -398,12 +399,13 @@ def _unnamed(study: Study) -> str:
     return "" if len(study.groups) <= most else " The table holds each group's figures."
 
 
-def _mark(colour: str, filled: bool) -> dict:
+def mark_style(colour: str, filled: bool) -> dict:
+    """How a mark looks, as matplotlib's keywords."""
     face = colour if filled else "none"
     return {"markersize": 7, "mec": colour, "mfc": face, "mew": 1.4, "clip_on": False, "zorder": 3}
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def put_legend(figure: Figure, axes: Axes) -> None:
     """Above the axes, in as many columns as fit."""
     handles, names = axes.get_legend_handles_labels()
     if 1 < len(names) <= len(MARKERS):
@@ -415,13 +417,14 @@ def _columns(names: Sequence[str]) -> int:
     return max(1, min(len(names), 84 // (max(map(len, names)) + 6)))
 
 
-def _points(groups: Sequence[Group], x: str, y: str) -> list[tuple[Group, float, float]]:
+def points_of(groups: Sequence[Group], x: str, y: str) -> list[tuple[Group, float, float]]:
+    """The groups that have both figures, and their means."""
     means = [(group, group.mean(x), group.mean(y)) for group in groups]
     return [(g, a, b) for g, a, b in means if a is not None and b is not None]
 
 
 def _spans(study: Study, key: str, least: float) -> bool:
-    points = _points(study.groups, key, "federated.image_auroc")
+    points = points_of(study.groups, key, "federated.image_auroc")
     return len(points) > 1 and float(np.ptp([x for _, x, _ in points])) >= least
 
 
@@ -446,7 +449,8 @@ def _and(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _drawing(name: str, title: str, alt: str, caption: str, figure: Figure) -> Drawing:
+def saved_drawing(name: str, title: str, alt: str, caption: str, figure: Figure) -> Drawing:
+    """A figure in both formats."""
     return Drawing(name, title, alt, caption, _saved(figure, "svg"), _saved(figure, "png"))
 
 

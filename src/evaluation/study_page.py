@@ -16,6 +16,7 @@ from src.evaluation.page import HEAD, STYLE
 from src.evaluation.report import environment
 from src.evaluation.study import Estimate, Study, overall
 from src.evaluation.study_figures import Drawing, drawings
+from src.evaluation.study_privacy import privacy_drawings
 from src.evaluation.study_tables import (
     REPORT,
     Table,
@@ -30,7 +31,7 @@ from src.files import write_whole
 
 def write_study(folder: Path, study: Study) -> Path:
     """Write page, tables and figures below `folder`; returns the page's path."""
-    tables, drawn = tables_of(study, folder), drawings(study)
+    tables, drawn = tables_of(study, folder), [*drawings(study), *privacy_drawings(study)]
     for table in tables:
         write_whole(folder / "tables" / f"{table.name}.csv", as_csv(table))
         write_whole(folder / "tables" / f"{table.name}.md", as_markdown(table))
@@ -204,7 +205,7 @@ PAGE: Final = r"""
 {% endfor %}
 </section>
 {% endif %}
-{% for name in ("costs", "fairness", "heterogeneity", "figures") %}{{ section(name) }}{% endfor %}
+{% for name in ("privacy", "costs", "fairness", "heterogeneity", "figures") %}{{ section(name) }}{% endfor %}
 <section>
 <h2>Details</h2>
 {% for name in ("seconds", "bytes") if name in tables %}

@@ -68,6 +68,15 @@ COSTS = (
     Column("centralized radius", "centralized.radius", lambda v: figure(v, 2)),
     Column("time in all", "seconds.total", duration),
 )
+PRIVACY = (
+    Column("ε spent", "privacy.epsilon", lambda v: figure(v, 2)),
+    Column("audit: ε at least", "audit.epsilon_lower_bound", lambda v: figure(v, 2)),
+    Column("membership AUC", "audit.membership_auc"),
+    Column("found at 1 % false", "audit.tpr_at_1_percent"),
+    Column("at 0.1 %", "audit.tpr_at_0.1_percent"),
+    Column("public images alone", "comparators.public images alone.image_auroc"),
+    Column("k-means, no noise", "comparators.k-means without noise.image_auroc"),
+)
 FAIRNESS = (
     Column("worst client", "fairness.worst"),
     Column("gap, best − worst", "fairness.gap"),
@@ -99,6 +108,7 @@ def tables_of(study: Study, folder: Path) -> list[Table]:
         _by_group("costs", "Cost and guarantee", COST_NOTE, study.groups, COSTS, plain=True),
         _stages("seconds", "Seconds by stage", SECONDS_NOTE, study.groups, SECONDS, duration),
         _stages("bytes", "Bytes by stage", BYTES_NOTE, study.groups, BYTES, byte_size),
+        _by_group("privacy", "Privacy", PRIVACY_NOTE, study.groups, PRIVACY),
         _by_group("fairness", "Fairness", FAIRNESS_NOTE, study.groups, FAIRNESS),
         _by_group(
             "heterogeneity", "Heterogeneity", HETEROGENEITY_NOTE, study.groups, HETEROGENEITY
@@ -126,6 +136,12 @@ COST_NOTE: Final = (
     "× every patch: how many times the upload all patches would be in float32; "
     "× one bank: the merged bank in float32. Every patch of a merged client lies within the "
     "radius of the bank, as measured; the bound is what the clients' radii promise."
+)
+PRIVACY_NOTE: Final = (
+    "ε of all that a run has released, at its δ; the audit's lower bound holds with 95 % "
+    "confidence. Membership: telling training images from other normal ones. The last columns are "
+    "image AUROC without any private image, and without noise. Each run's guarantee is for its own "
+    "releases: to publish several runs on the same images costs more than any of them."
 )
 FAIRNESS_NOTE: Final = (
     "Image AUROC of the merged bank on each client's own test images. Jain's index is "

@@ -41,13 +41,14 @@ class Comparison:
 
 
 def comparison(metrics: Mapping[str, Any]) -> Comparison:
-    """The rows local mean, local worst, federated and centralized of one metrics.json."""
+    """The rows local mean, local worst, federated, centralized and others of one metrics.json."""
     local = metrics.get("local") or {}
     sources = {
         "local mean": local.get("mean"),
         "local worst": local.get("worst"),
         "federated": metrics.get("federated"),
         "centralized": metrics.get("centralized"),
+        **(metrics.get("comparators") or {}),
     }
     rows = {name: _figures(source) for name, source in sources.items()}
     return Comparison(
