@@ -32,22 +32,36 @@ class Books:
     Attributes:
         ledger: all releases so far, of earlier runs too.
         had: answers, exchange by exchange.
-        mu: what the run that gave them may cost in all.
+        mu: what the run that gave them may cost in all; `plan`: what it was to do, in words.
     """
 
     def __init__(self, out: Path, ledger: str = "", resume: bool = False) -> None:
         self.shared = bool(ledger)
         self.path, self.answers = Path(ledger) if ledger else out / LEDGER, out / ANSWERS
         self.ledger = read_ledger(self.path) if self.path.exists() else Ledger()
-        self.mu, self.had = self._read() if resume and self.answers.exists() else (0.0, [])
+        self.mu, self.plan = 0.0, ""
+        self.had: list[dict[str, Answer]] = []
+        if resume and self.answers.exists():
+            self._read()
         self._pending: Sequence[Release] = ()
 
-    def left(self, budget: Budget) -> float:
+    def begin(self, plan: str, budget: Budget) -> float:
         """What a run may cost: what earlier releases leave of a budget, or as it was begun.
 
+        Args:
+            plan: what the run will do, in words that tell it from others.
+            budget: of all releases together.
+
         Raises:
-            BudgetExceeded: they leave nothing.
+            BudgetExceeded: earlier releases leave nothing.
+            ValueError: the run that is to go on was another one.
         """
+        if self.had and plan != self.plan:
+            raise ValueError(
+                f"{self.answers} is of a run with other privacy settings or objects; start in "
+                "another directory"
+            )
+        self.plan = plan
         if not self.had:
             spent = Ledger(budget, self.ledger.releases)
             room = budget.mu**2 - spent.mu**2
@@ -104,7 +118,8 @@ class Books:
             for name, answer in given.items():
                 for block, vector in enumerate(answer.sums):
                     tensors[f"{number}/{block}/{name}"] = vector
-        write_tensors(self.answers, FORMAT, {"mu": self.mu, "exchanges": header}, tensors)
+        about = {"mu": self.mu, "plan": self.plan, "exchanges": header}
+        write_tensors(self.answers, FORMAT, about, tensors)
 
     def write(self, releases: Sequence[Release]) -> None:
         """Add releases to the ledger, as it stands there now, and write it.
@@ -117,9 +132,10 @@ class Books:
             self.ledger = Ledger(self.ledger.budget).adding((*there, *releases))
             write_ledger(self.path, self.ledger)
 
-    def _read(self) -> tuple[float, list[dict[str, Answer]]]:
+    def _read(self) -> None:
         header, tensors = read_tensors(self.answers, FORMAT)
-        return header["mu"], [
+        self.mu, self.plan = header["mu"], header["plan"]
+        self.had = [
             {
                 name: Answer(
                     tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),

@@ -104,7 +104,7 @@ class PrivateRound:
         try:
             budget = plan.budget(records)
             replayable = settings.privacy_noise == "seed"
-            terms = plan.terms(books.left(budget), len(names))
+            terms = plan.terms(books.begin(f"{plan}, {names}", budget), len(names))
             terms = replace(terms, replayable=replayable)
             anchors = {name: public_anchors(settings, model, name) for name in names}
             fresh = {name: plan.start(dim, anchors[name]) for name in names}
@@ -115,7 +115,7 @@ class PrivateRound:
                 {name: plan.start(dim, anchors[name]) for name in names},
                 self._ask,
                 terms,
-                noise_of(settings),
+                noise_of(settings, books),
                 books.note,
                 had=books.had,
                 keep=books.keep,
@@ -160,9 +160,16 @@ class PrivateRound:
         strategy.add_seconds(sender)
 
 
-def noise_of(settings: Settings) -> Noise:
-    """The machine's own randomness, or in a simulation that asks for it what a seed gives back."""
-    return system_noise if settings.privacy_noise == "system" else seeded_noise(settings.seed)
+def noise_of(settings: Settings, books: Books) -> Noise:
+    """The machine's own randomness, or in a simulation that asks for it what a seed gives back.
+
+    A seed's noise goes on after the answers that a run has had.
+    """
+    if settings.privacy_noise == "system":
+        return system_noise
+    noise = seeded_noise(settings.seed)
+    noise(sum(v.size for answers in books.had for a in answers.values() for v in a.sums))
+    return noise
 
 
 def public_anchors(settings: Settings, model: PatchCore, name: str) -> np.ndarray | None:
@@ -223,7 +230,7 @@ def spoil(
     is: releases that guarantee nothing to an image.
     """
     sigma = 1 / mu_for(settings.privacy_epsilon, settings.privacy_delta)
-    noise, spoilt, releases = noise_of(settings), {}, []
+    noise, spoilt, releases = noise_of(settings, books), {}, []
     for name, bank in sorted(merged.items()):
         rows = unit_patches(bank.features).astype(np.float32)
         noisy, release = legacy_embedding_noise(rows, sigma, noise, name)

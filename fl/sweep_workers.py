@@ -16,6 +16,7 @@ from types import ModuleType
 import psutil
 import torch
 
+from fl.books import ANSWERS
 from fl.config import ConfigError, Settings
 from fl.launch import RunFailed, launch
 from fl.processes import private_home
@@ -71,7 +72,8 @@ def extract_all(runs: Sequence[Run], show: Callable[[int, int], None]) -> dict[s
 
 def _extract(settings: Settings, show: Callable[[int, int], None]) -> None:
     with cpu_threads(available_cpus()):
-        model, data = build_model(settings), open_split(settings)
+        whole = settings.model_copy(update={"data_train_images": 0})  # other runs may draw others
+        model, data = build_model(settings), open_split(whole)
         for images in (data.train, data.test):
             extract_features(model, images, show)
 
@@ -93,6 +95,8 @@ def carry_out(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
 def perform(settings: Settings) -> tuple[float, str]:
     """Seconds that a run took, and why it failed, if it did. A traceback stays in its directory."""
     began = time.monotonic()
+    if settings.plan and (Path(settings.out) / ANSWERS).exists():  # what was asked is paid for
+        settings = settings.model_copy(update={"resume": True})
     try:
         launch(settings)
     except Exception as error:  # whatever it was, the other runs go on

@@ -179,13 +179,22 @@ def test_a_private_run_that_broke_off_goes_on_from_the_answers_it_has(
 
     app = misbehave({}, {}, dict.fromkeys(range(3), once))
     with pytest.raises(RoundFailed, match="only 0 of 3 clients gave its sums"):
-        private(out=str(tmp_path), client_app=app, privacy__noise="system")
+        private(out=str(tmp_path), client_app=app)
     assert len(read_ledger(tmp_path / LEDGER).releases) == 1
     asked.clear()
-    done = private(out=str(tmp_path), resume=True, privacy__noise="system")
+    done, unbroken = private(out=str(tmp_path), resume=True), private()
+    for name in ("model.safetensors", LEDGER, ANSWERS):
+        assert (done.out / name).read_bytes() == (unbroken.out / name).read_bytes(), name
     ledger = read_ledger(done.out / LEDGER)
     assert [r.name for r in ledger.releases][:2] == ["centre: mean", "moments: mean"]
     assert ledger.epsilon == pytest.approx(50)
+
+
+def test_answers_of_other_settings_are_not_gone_on_from(private, tmp_path) -> None:
+    private(out=str(tmp_path))
+    (tmp_path / "round.json").unlink()  # as if it had broken off
+    with pytest.raises(ConfigError, match="with other privacy settings"):
+        private("dp_gauss_codebook", out=str(tmp_path), resume=True)
 
 
 def test_client_that_is_lost_between_questions_is_left_out_by_name(private, misbehave) -> None:
