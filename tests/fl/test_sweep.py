@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -238,12 +239,23 @@ def test_two_at_a_time_on_ray_find_the_same(written, tmp_path, left_over) -> Non
 
 
 @pytest.mark.slow
+def a_worker() -> psutil.Process:
+    """A process that carries out runs; on a busy machine it may take a while to be there."""
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "ray::Worker" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(0.1)
+    raise AssertionError("no worker came")
+
+
 def test_a_worker_that_dies_costs_one_run(written) -> None:
     found = []
     for outcome in carry_out(plan(written()), 2):
         if not found:
-            children = psutil.Process().children(recursive=True)
-            next(p for p in children if "ray::Worker" in " ".join(p.cmdline())).kill()
+            a_worker().kill()
         found.append(outcome)
     assert len(found) == 4
     assert sum("its process died" in outcome.error for outcome in found) == 1
