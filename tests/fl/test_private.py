@@ -13,7 +13,7 @@ from fl.arrays import pack_banks
 from fl.client_app import app as client_app
 from fl.config import ConfigError, check_settings
 from fl.intake import RoundFailed
-from fl.private import public_anchors
+from fl.private import public_anchors, public_images
 from fl.setup import build_model, open_split
 from src.models import PatchCore
 from src.models.frame import Frame
@@ -403,3 +403,45 @@ def test_legacy_noise_guarantees_nothing_and_says_so(run) -> None:
 def test_without_a_mechanism_the_run_says_that_nothing_is_guaranteed(clean) -> None:
     assert clean.metrics["privacy"]["guarantee"].startswith("Guarantee: none. The bank holds")
     assert not (clean.out / LEDGER).exists()
+
+
+def test_private_bank_stands_beside_public_images_alone_and_k_means(private, parts) -> None:
+    donated = {"data__train_images": 4, "privacy__donated": 2, "evaluate__baselines": True}
+    done = private(**donated)
+    metrics = done.metrics
+    assert set(metrics["comparators"]) == {"k-means without noise", "public images alone"}
+    for figures in metrics["comparators"].values():
+        assert 0 <= figures["image_auroc"] <= 1
+    assert metrics["dataset"]["train_images"] == 4
+    page = (done.out / "report.html").read_text()
+    assert "public images alone" in page
+    assert "What was released" in page
+    alone = private(**donated | {"privacy__donated": 0})
+    assert set(alone.metrics["comparators"]) == {"k-means without noise"}
+
+
+def test_donated_images_are_none_of_the_private_ones(settings) -> None:
+    checked = settings(data__train_images=4, privacy__donated=2, privacy__mechanism="dp_gaussian")
+    public = {s.key for s in public_images(checked, "bracket").samples}
+    assert len(public) == 2
+    assert not public & {s.key for s in open_split(checked).train.samples}
+    with pytest.raises(ConfigError, match="data.train-images = 5 leaves fewer"):
+        public_images(
+            settings(data__train_images=5, privacy__donated=2, privacy__mechanism="dp_gaussian"),
+            "bracket",
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"privacy__donated": 2}, "set data.train-images as well"),
+        (
+            {"privacy__donated": 2, "data__train_images": 4, "privacy__public_dir": "/somewhere"},
+            "name one source",
+        ),
+    ],
+)
+def test_donations_that_cannot_be_are_refused(private, changes, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        private(**changes)
