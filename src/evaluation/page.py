@@ -72,7 +72,8 @@ PAGE: Final = r"""
 <p class="note">
 {%- if "local mean" in compared.rows %}Local: each client scores with a bank of its own images only{% if metrics.local.test_images %}, tested on {{ metrics.local.test_images }}{% endif %}. {% endif %}
 {%- if "centralized" in compared.rows %}Centralized: one bank fitted on all training images together. {% endif %}
-{%- if several %}Figures are means over the objects.{% endif %}
+{%- if several %}Figures are means over the objects. {% endif %}
+{%- if metrics.privacy and metrics.privacy.epsilon %}Of these banks only the federated one is private.{% endif %}
 </p>
 </section>
 {% endif %}
@@ -220,10 +221,10 @@ PAGE: Final = r"""
 <div class="box" tabindex="0" role="region" aria-label="What was released">
 <table>
 <caption>What was released</caption>
-<thead><tr><th scope="col">Release</th>{% if several %}<th scope="col">object</th>{% endif %}<th scope="col">what</th><th scope="col">cost μ</th></tr></thead>
+<thead><tr><th scope="col">Release</th>{% if several %}<th scope="col">object</th>{% endif %}<th scope="col" class="word">what</th><th scope="col">cost μ</th></tr></thead>
 <tbody>
 {% for release in metrics.privacy.releases %}
-<tr><th scope="row">{{ release.name }}</th>{% if several %}<td>{{ release.bank }}</td>{% endif %}<td>{{ release.what }}</td><td>{% if release.mu is none %}∞{% else %}{{ release.mu | figure }}{% endif %}</td></tr>
+<tr><th scope="row">{{ release.name }}</th>{% if several %}<td>{{ release.bank }}</td>{% endif %}<td class="word">{{ release.what }}</td><td>{% if release.mu is none %}∞{% else %}{{ release.mu | figure }}{% endif %}</td></tr>
 {% endfor %}
 </tbody>
 </table>
@@ -401,6 +402,7 @@ p { margin: 0.6rem 0; max-width: 44rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9375rem; }
 caption { text-align: left; color: var(--soft); font-size: 0.875rem; padding-bottom: 0.4rem; }
 th, td { padding: 0.4rem 0.9rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
+th.word, td.word { text-align: left; }
 th { font-weight: 500; color: var(--soft); }
 thead th { font-size: 0.8125rem; vertical-align: bottom; position: sticky; top: 0; background: var(--paper); }
 thead tr + tr th { top: 1.9rem; }

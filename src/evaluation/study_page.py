@@ -228,7 +228,7 @@ PAGE: Final = r"""
 
 STUDY_STYLE: Final = r"""
 a { color: rgb(var(--accent)); }
-th.word, td.word, .study th[scope="row"] { text-align: left; }
+.study th[scope="row"] { text-align: left; }
 .study th[scope="row"] { white-space: normal; min-width: 11rem; }
 .study thead th { white-space: normal; }
 .study th.again { font-size: 0; }  /* a screen reader still says it */

@@ -70,10 +70,19 @@ def headline(metrics: Mapping[str, Any]) -> str:
         return "There is no image AUROC: it needs normal and anomalous test images."
     objects = len(metrics.get("objects") or {})
     over = f", the mean of {count(objects)} objects" if objects > 1 else ""
-    sentence = f"Federated reaches {figure(auroc['federated'])} image AUROC{over}"
+    private = _private(metrics)
+    sentence = f"Federated{private} reaches {figure(auroc['federated'])} image AUROC{over}"
     if "centralized" in auroc:
         sentence += f", {_beside(auroc['federated'] - auroc['centralized'])} centralized"
-    return f"{sentence}{_alone(auroc, metrics)}.{_bought(auroc)}"
+    return f"{sentence}{_alone(auroc, metrics)}.{'' if private else _bought(auroc)}"
+
+
+def _private(metrics: Mapping[str, Any]) -> str:
+    """Of a private bank its ε; nothing else in the comparison is private."""
+    privacy = metrics.get("privacy") or {}
+    if not is_figure(privacy.get("epsilon")):
+        return ""
+    return f", private with ε = {privacy['epsilon']:.4g} for one {privacy.get('unit', 'image')},"
 
 
 def _beside(gain: float) -> str:

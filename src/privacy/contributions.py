@@ -230,30 +230,35 @@ class Cells:
 
 @dataclass(frozen=True)
 class Scores:
-    """How each record's images score with a private bank, on a logarithmic scale from 0 to 1.
+    """How each record's images score with a private bank: which bins of a logarithmic scale.
 
     Attributes:
         rows, origin, basis: the bank, which is installed for it.
-        low, high: image scores that count as 0 and as 1; what lies beyond counts as these.
+        low, high: image scores between which the bins lie; what is beyond counts in the outermost.
+        bins: how many.
     """
 
     reads: ClassVar[Reads] = "scores"
     rows: np.ndarray
     low: float
     high: float
+    bins: int
     origin: np.ndarray | None = None
     basis: np.ndarray | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """Mean and mean square of the scores on that scale [2]."""
-        return (Block("scores", 2, sqrt(2), acute=True),)
+        """Shares of the record's images in the bins [bins]."""
+        return (Block("scores", self.bins, 1.0, acute=True),)
 
     def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Of z = log(s / low) / log(high / low), within [0, 1]: the means of z and z²."""
+        """Shares of the images by log(s / low) / log(high / low), in equal bins from 0 to 1."""
         scores = np.maximum(np.concatenate(list(images)).astype(np.float64), self.low)
-        at = np.minimum(np.log(scores / self.low) / log(self.high / self.low), 1)
-        return (np.array([at.mean(), (at * at).mean()]),)
+        if not np.isfinite(scores).all():
+            raise ValueError("an image's score is NaN or infinite")
+        at = np.log(scores / self.low) / log(self.high / self.low) * self.bins
+        bins = np.minimum(at.astype(np.int64), self.bins - 1)
+        return (np.bincount(bins, minlength=self.bins) / len(bins),)
 
 
 def _units(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

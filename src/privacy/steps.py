@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import floor, log, log2, sqrt
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from src.privacy.contributions import Ask, Record, Scores, added, summed
 from src.privacy.ledger import Adjacency, Release, Unit
@@ -20,7 +20,8 @@ from src.privacy.ledger import Adjacency, Release, Unit
 # Sums are released on a grid of some σ / 2^20: the last bits of floating-point noise, by which sums
 # could be told apart (Mironov, 2012), are not among what is released.
 GRID_BITS = 20
-SCORES_REACH = 8.0  # of image scores about a bank's spread, both ways, that a threshold is found in
+# image scores that a threshold is found in: from this part of a bank's spread to so many times it
+SCORES_BELOW, SCORES_ABOVE, SCORES_BINS = 4.0, 8.0, 32
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ def with_scores(mechanism: Mechanism, part: float) -> Mechanism:
     """A mechanism that spends a part of its budget on how the training images score with its bank.
 
     A private bank hardly depends on any one image, so images that helped to make it score as fresh
-    ones do: from mean and deviation of their log scores follows a threshold.
+    ones do: from mean and deviation of their log scores, which a normal law fitted to a histogram
+    gives, follows a threshold.
 
     Args:
         mechanism: which makes the bank; it is left the rest of the budget.
@@ -244,14 +246,32 @@ def with_scores(mechanism: Mechanism, part: float) -> Mechanism:
             answer = yield replace(step, fractions=fractions)
     except StopIteration as ended:
         bank: PrivateBank = ended.value
-    low, high = bank.spread / SCORES_REACH, bank.spread * SCORES_REACH
-    ask = Scores(bank.rows, low, high, bank.origin, bank.basis)
-    answer = yield Step("threshold", "mean and mean square of images' log scores", ask, (part,))
-    mean, square = np.clip(answer.sums[0] / answer.records, 0, 1)
-    noise = answer.sigmas[0] / answer.records
-    deviation = max(square - mean * mean, noise * noise) ** 0.5
-    scale = log(high / low)
-    return replace(bank, scores=(log(low) + scale * mean, scale * deviation))
+    low, high = bank.spread / SCORES_BELOW, bank.spread * SCORES_ABOVE
+    ask = Scores(bank.rows, low, high, SCORES_BINS, bank.origin, bank.basis)
+    answer = yield Step("threshold", "how many images' scores lie in each bin", ask, (part,))
+    mean, deviation = normal_of(answer.sums[0] / answer.records)
+    width = log(high / low)
+    return replace(bank, scores=(log(low) + width * mean, width * deviation))
+
+
+def normal_of(shares: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation, on a scale from 0 to 1, of the normal law that is closest to a histogram.
+
+    By least squares, which for equal Gaussian noise on all bins is maximum likelihood; searched on
+    a grid of a tenth of a bin.
+
+    Args:
+        shares: [B] of all values in equal bins from 0 to 1, with noise.
+    """
+    bins = len(shares)
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    means = np.linspace(0, 1, 10 * bins + 1)
+    deviations = np.geomspace(0.2, bins / 4, 60) / bins
+    below = ndtr((edges - means[:, None, None]) / deviations[:, None])
+    expected = np.diff(below, axis=2, prepend=0.0, append=1.0)
+    error = ((expected - shares) ** 2).sum(2)
+    mean, deviation = np.unravel_index(error.argmin(), error.shape)
+    return float(means[mean]), float(deviations[deviation])
 
 
 def threshold_of(scores: tuple[float, float], false_alarm_rate: float) -> float:

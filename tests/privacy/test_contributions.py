@@ -10,6 +10,7 @@ from src.privacy.contributions import (
     Cells,
     Means,
     Moments,
+    Scores,
     added,
     bounded,
     closest,
@@ -175,3 +176,19 @@ def test_records_without_patches_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_a_client_without_images_gives_zeros() -> None:
     assert [part.tolist() for part in summed(Means(np.zeros(2), 1.0), [])] == [[0.0, 0.0]]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=9))
+def test_scores_count_in_their_bins(scores) -> None:
+    ask = Scores(np.zeros((1, 1)), 1.0, 16.0, 4)  # bins from 1, 2, 4 and 8 on
+    [shares] = ask.measure(np.array([score]) for score in scores)
+    plain = np.zeros(4)
+    for score in scores:
+        plain[0 if score < 2 else 1 if score < 4 else 2 if score < 8 else 3] += 1 / len(scores)
+    np.testing.assert_allclose(shares, plain)
+    assert np.linalg.norm(contribution(ask, [np.array([s]) for s in scores])[0]) <= 1
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        contribution(Scores(np.zeros((1, 1)), 1.0, 2.0, 3), np.array([np.inf]))

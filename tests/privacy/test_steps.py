@@ -10,7 +10,7 @@ from scipy.stats import kstest
 
 from src.privacy.accounting import composed
 from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook
-from src.privacy.contributions import Ask
+from src.privacy.contributions import Ask, Scores, summed
 from src.privacy.gaussian import dp_gaussian
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release
 from src.privacy.steps import (
@@ -20,10 +20,13 @@ from src.privacy.steps import (
     Sums,
     Terms,
     in_process,
+    normal_of,
     planned,
     run_mechanism,
     seeded_noise,
     system_noise,
+    threshold_of,
+    with_scores,
 )
 
 DIM, IMAGES = 6, 40
@@ -168,3 +171,40 @@ def test_a_sum_that_is_not_what_was_asked_for_is_refused() -> None:
             run_mechanism(
                 dp_gaussian(DIM), lambda ask, w=wrong: Sums(w, 1), Terms(1.0), system_noise, list
             )
+
+
+def test_normal_law_is_found_in_a_histogram_with_noise() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.4, 0.05, 600)
+    counts = np.histogram(values, np.linspace(0, 1, 33))[0] + rng.normal(0, 8, 32)
+    mean, deviation = normal_of(counts / 600)
+    assert mean == pytest.approx(0.4, abs=0.01)
+    assert deviation == pytest.approx(0.05, rel=0.25)
+    exact = np.histogram(values, np.linspace(0, 1, 33))[0] / 600
+    assert normal_of(exact) == pytest.approx((values.mean(), values.std()), rel=0.06)
+
+
+def test_threshold_lets_the_set_share_of_log_normal_scores_pass() -> None:
+    scores = np.exp(np.random.default_rng(0).normal(1.0, 0.2, 100_000))
+    assert (scores > threshold_of((1.0, 0.2), 0.05)).mean() == pytest.approx(0.05, abs=0.005)
+
+
+def test_threshold_costs_its_part_and_the_bank_the_rest() -> None:
+    """The images' scores here are their number of patches."""
+    answers: list[Answer] = []
+    held = images()
+
+    def asking(ask):
+        if isinstance(ask, Scores):
+            return Sums(summed(ask, [np.array([float(len(i))]) for i in held]), len(held))
+        return in_process([held])(ask)
+
+    releases: list[Release] = []
+    whole = with_scores(dp_gaussian(DIM), 0.1)
+    bank = run_mechanism(
+        whole, asking, Terms(100.0), seeded_noise(0), releases.extend, keep=answers.append
+    )
+    assert composed(r.mu for r in releases) == pytest.approx(100.0)
+    assert releases[-1].mu == pytest.approx(100.0 * 0.1**0.5)
+    logs = np.log([len(i) for i in held])
+    assert bank.scores[0] == pytest.approx(np.median(logs), abs=0.5)
