@@ -16,7 +16,7 @@ from src.evaluation.scored import evaluate, mean_figures
 from src.models import PatchCore
 from src.models.frame import Frame
 from src.privacy.codebook import k_means
-from src.privacy.contributions import unit_patches
+from src.privacy.records import sampled_patches
 
 PUBLIC, K_MEANS = "public images alone", "k-means without noise"
 DRAWN = 100_000  # patches that the cells of k-means are made from
@@ -45,19 +45,6 @@ def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) 
     if settings.has_public:
         found[PUBLIC] = _figures(model, data, settings, public, None, progress)
     return found
-
-
-def sampled_patches(
-    model: PatchCore, images: InspectionDataset, most: int, random: np.random.Generator
-) -> np.ndarray:
-    """Patches [n, D] of unit length, float64, about as many from each image; at most so many."""
-    each = -(-most // len(images))
-    taken = []
-    for batch in model.embed(images):
-        for grid in batch.features:
-            rows = grid.flatten(0, 1).float().cpu().numpy()
-            taken.append(rows[random.permutation(len(rows))[:each]])
-    return unit_patches(np.concatenate(taken))[:most]
 
 
 def _figures(

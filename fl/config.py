@@ -156,7 +156,8 @@ class Settings(BaseModel):
     privacy_ledger: AbsolutePath = _key("privacy.ledger")
     # system: the machine's randomness; seed: noise that anybody can draw again, for simulations
     privacy_noise: Literal["system", "seed"] = _key("privacy.noise")
-    # a folder of public images of the objects, for anchors; or of folders named like the objects
+    # a folder of public images of the objects, or of folders named like the objects: anchors of
+    # dp_codebook, and of a Gaussian the centre and what noise hides of its covariance
     privacy_public_dir: AbsolutePath = _key("privacy.public-dir")
     # in a simulation, in place of that: so many images of each object of those that
     # data.train-images leaves out
@@ -394,7 +395,7 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
         )
     if s.privacy_donated and s.privacy_public_dir:
         yield "privacy.public-dir, privacy.donated: name one source of public images"
-    if s.plan.needs_anchors and not s.has_public:
+    if s.plan.needs_public and not s.has_public:
         yield (
             f"privacy.public-dir: {mechanism} begins with public images; name a folder of them, or "
             "take dp_gauss_codebook, which needs none"

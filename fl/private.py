@@ -31,11 +31,11 @@ from src.merge import MergedBank
 from src.models import PatchCore
 from src.models.frame import Frame
 from src.privacy.accounting import mu_for
-from src.privacy.codebook import k_means
 from src.privacy.contributions import Ask, added, unit_patches
 from src.privacy.ledger import Release, guarantee
 from src.privacy.legacy import legacy_embedding_noise
 from src.privacy.plan import Plan
+from src.privacy.records import sampled_patches
 from src.privacy.steps import (
     Noise,
     PrivateBank,
@@ -62,7 +62,7 @@ NOISE = {
     "system": "from the system's own randomness",
     "seed": "from the seed, so that anybody can take it off again: for simulations only",
 }
-MOST_PUBLIC = 200_000  # patches of public images that anchors are made from
+MOST_PUBLIC = 100_000  # patches of public images that are looked at
 
 log = logging.getLogger("flwr")
 
@@ -106,13 +106,13 @@ class PrivateRound:
             replayable = settings.privacy_noise == "seed"
             terms = plan.terms(books.begin(f"{plan}, {names}", budget), len(names))
             terms = replace(terms, replayable=replayable)
-            anchors = {name: public_anchors(settings, model, name) for name in names}
-            fresh = {name: plan.start(dim, anchors[name]) for name in names}
+            public = {name: public_patches(settings, model, name) for name in names}
+            fresh = {name: plan.start(dim, public[name]) for name in names}
             books.open(budget, plan.releases(terms, fresh))
             if budget.caution:
                 log.warning(budget.caution)
             banks = run_mechanisms(
-                {name: plan.start(dim, anchors[name]) for name in names},
+                {name: plan.start(dim, public[name]) for name in names},
                 self._ask,
                 terms,
                 noise_of(settings, books),
@@ -172,26 +172,16 @@ def noise_of(settings: Settings, books: Books) -> Noise:
     return noise
 
 
-def public_anchors(settings: Settings, model: PatchCore, name: str) -> np.ndarray | None:
-    """Anchors [K, D] of a bank, by k-means on the patches of public images; None without these.
+def public_patches(settings: Settings, model: PatchCore, name: str) -> np.ndarray | None:
+    """Patches [N, D] of a bank's public images, of unit length; None where there are none.
 
     Raises:
-        ConfigError: the folder is not there, or holds no images, or too few for so many cells.
+        ConfigError: the folder is not there, or holds no images.
     """
     if not settings.has_public:
         return None
-    embedded = model.embed(public_images(settings, name))
-    grids = (grid.flatten(0, 1).float().cpu().numpy() for b in embedded for grid in b.features)
-    patches = np.concatenate([unit_patches(grid) for grid in grids])
     random = np.random.default_rng(settings.seed)
-    if len(patches) > MOST_PUBLIC:
-        patches = patches[random.choice(len(patches), MOST_PUBLIC, replace=False)]
-    if len(patches) < settings.privacy_cells:
-        raise ConfigError(
-            f"privacy.public-dir: public images have {len(patches)} patches, fewer than "
-            f"privacy.cells = {settings.privacy_cells}"
-        )
-    return k_means(patches, settings.privacy_cells, random)
+    return sampled_patches(model, public_images(settings, name), MOST_PUBLIC, random)
 
 
 def public_images(settings: Settings, name: str) -> InspectionDataset:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.privacy.contributions import Cells, closest
+from src.privacy.denoise import shrunk
 from src.privacy.gaussian import GAUSSIAN, Gaussian, GaussianSettings, fit_gaussian
 from src.privacy.steps import Answer, Mechanism, PrivateBank, Step
 
@@ -57,15 +58,17 @@ def dp_gauss_codebook(
     seed: int,
     settings: CodebookSettings = CODEBOOK,
     gaussian: GaussianSettings = GAUSSIAN,
+    public: np.ndarray | None = None,
 ) -> Mechanism:
-    """The mechanism without any public data.
+    """The mechanism that needs no public data.
 
     Args:
         dim: D.
         seed: of the samples that the anchors are made from; it hides nothing.
         settings, gaussian: bounds and split.
+        public: [N, D] patches of public images, of unit length, for the Gaussian.
     """
-    found = yield from fit_gaussian(dim, gaussian, settings.gaussian)
+    found = yield from fit_gaussian(dim, gaussian, settings.gaussian, public)
     basis = found.scaling(settings.power)
     centres = _sampled_centres(found, basis, settings.cells, np.random.default_rng(seed))
     part = (1 - settings.gaussian) / settings.rounds
@@ -95,14 +98,6 @@ def lloyd_round(
     moved = ask.anchors.copy()
     moved[:, : ask.told] += shrunk(ratio, answer.sigmas[1] / divisor) * filled[:, None]
     return moved, filled
-
-
-def shrunk(rows: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """Rows [K, d] that carry noise of these deviations [K], nearer to zero (James and Stein)."""
-    dim = rows.shape[1]
-    noise = max(0, dim - 2) * sigmas**2
-    lengths = np.maximum((rows * rows).sum(1), np.finfo(float).tiny)
-    return rows * np.maximum(0, 1 - noise / lengths)[:, None]
 
 
 def k_means(rows: np.ndarray, cells: int, random: np.random.Generator) -> np.ndarray:

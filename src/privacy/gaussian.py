@@ -1,7 +1,8 @@
 """dp_gaussian: one private Gaussian of all patches, and Mahalanobis distance to it.
 
-Sums over images: the mean patch, roughly; then, from close by, where less noise does, the mean
-again and the second moment. What noise would hide of the covariance is not used.
+Sums over images: the mean patch, roughly, where public images do not tell it; then, from close by,
+where less noise does, the mean again and the second moment. What noise hides of the covariance is
+taken from public images, as far as there are any.
 """
 
 from collections.abc import Generator
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.privacy.contributions import Means, Moments, to_matrix
+from src.privacy.denoise import denoised, shrunk
 from src.privacy.steps import Answer, Mechanism, PrivateBank, Step
 
-LEAST = 1e-3  # of the noise edge, below which no eigenvalue is put
+PUBLIC = 0.5  # weight of the public covariance, where noise hides the private one
+RIDGE = 0.3  # part of that which is the same in all directions, as few images do not tell all
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,11 @@ class GaussianSettings:
         far, near: parts of the budget that the centre costs; the covariance has the rest.
     """
 
-    far_limit: float = 0.8
-    near_limit: float = 0.3
-    square_limit: float = 0.14
-    far: float = 0.04
-    near: float = 0.06
+    far_limit: float = 0.9
+    near_limit: float = 0.35
+    square_limit: float = 0.155
+    far: float = 0.1
+    near: float = 0.1
 
 
 GAUSSIAN = GaussianSettings()
@@ -54,14 +57,25 @@ class Gaussian:
         return self.mean + (normal * np.sqrt(self.values)) @ self.vectors.T
 
 
-def dp_gaussian(dim: int, settings: GaussianSettings = GAUSSIAN) -> Mechanism:
-    """The mechanism: its bank is one row, the mean, in coordinates that whiten the Gaussian."""
-    found = yield from fit_gaussian(dim, settings)
+def dp_gaussian(
+    dim: int, settings: GaussianSettings = GAUSSIAN, public: np.ndarray | None = None
+) -> Mechanism:
+    """The mechanism: its bank is one row, the mean, in coordinates that whiten the Gaussian.
+
+    Args:
+        dim: D.
+        settings: bounds and split.
+        public: [N, D] patches of public images, of unit length.
+    """
+    found = yield from fit_gaussian(dim, settings, public=public)
     return PrivateBank(np.zeros((1, dim)), found.mean, found.scaling(), np.sqrt(dim))
 
 
 def fit_gaussian(
-    dim: int, settings: GaussianSettings, part: float = 1.0
+    dim: int,
+    settings: GaussianSettings,
+    part: float = 1.0,
+    public: np.ndarray | None = None,
 ) -> Generator[Step, Answer, Gaussian]:
     """The steps by which the Gaussian is found, for a part of a mechanism's budget.
 
@@ -69,30 +83,50 @@ def fit_gaussian(
         dim: D.
         settings: bounds and split.
         part: of the budget.
+        public: [N, D] patches of public images, of unit length.
     """
-    far = Means(np.zeros(dim), settings.far_limit)
-    answer = yield Step("centre", "mean patch", far, (part * settings.far,))
-    centre = answer.sums[0] / answer.records
+    left = part
+    if public is None:
+        far = Means(np.zeros(dim), settings.far_limit)
+        answer = yield Step("centre", "mean patch", far, (part * settings.far,))
+        centre = _mean(answer)
+        left -= part * settings.far
+    else:
+        centre = public.mean(0)
     near = Moments(centre, settings.near_limit, settings.square_limit)
-    left = 1 - settings.far - settings.near
-    fractions = (part * settings.near, part * left)
+    fractions = (part * settings.near, left - part * settings.near)
     answer = yield Step("moments", "mean patch and second moment", near, fractions)
-    away, squares = answer.sums[0] / answer.records, to_matrix(answer.sums[1]) / answer.records
-    sigma = answer.sigmas[1] / answer.records
-    return Gaussian(centre + away, *eigen_above_noise(squares - np.outer(away, away), sigma))
+    away = _mean(answer)
+    squares = to_matrix(answer.sums[1]) / answer.records - np.outer(away, away)
+    values, vectors, kept = denoised(squares, answer.sigmas[1] / answer.records)
+    if public is not None:
+        values, vectors = _filled(values, vectors, kept, np.cov(public.T, bias=True))
+    return Gaussian(centre + away, values, vectors)
 
 
-def eigen_above_noise(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [D], falling, and vectors of a covariance that carries noise.
+def _mean(answer: Answer) -> np.ndarray:
+    """The mean [D] that the first block of an answer adds up to, nearer to zero by its noise."""
+    mean, sigma = answer.sums[0] / answer.records, answer.sigmas[0] / answer.records
+    return shrunk(mean[None], np.array([sigma]))[0]
 
-    Noise of deviation σ on the entries of `to_vector` has eigenvalues up to √2 σ √D in size (the
-    semicircle's edge). Larger ones are kept; the others get the mean of what the trace, in which
-    noise hardly shows, leaves for them.
+
+def _filled(
+    values: np.ndarray, vectors: np.ndarray, kept: int, public: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of a covariance, with public structure where noise hides it.
+
+    In the space of the eigenvectors beyond the first `kept` the public covariance [D, D], brought
+    to the private one's trace there, has its weight beside the private one.
     """
-    values, vectors = np.linalg.eigh(noisy)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    dim, edge = len(values), np.sqrt(2) * sigma * np.sqrt(len(values))
-    kept = values > edge
-    left = (values.sum() - values[kept].sum()) / max(1, dim - int(kept.sum()))
-    tail = max(left, LEAST * edge, np.finfo(float).tiny)
-    return np.maximum(np.where(kept, values, tail), tail), vectors
+    hidden = vectors[:, kept:]
+    if not hidden.shape[1]:
+        return values, vectors
+    own = np.diag(values[kept:])
+    tail = values[kept:].mean()
+    there = hidden.T @ public @ hidden
+    there *= tail * len(own) / max(np.trace(there), np.finfo(float).tiny)
+    there = (1 - RIDGE) * there + RIDGE * tail * np.eye(len(own))
+    mixed, turned = np.linalg.eigh((1 - PUBLIC) * own + PUBLIC * there)
+    mixed = np.concatenate([values[:kept], mixed[::-1]])
+    order = np.argsort(-mixed, kind="stable")
+    return mixed[order], np.hstack([vectors[:, :kept], hidden @ turned[:, ::-1]])[:, order]

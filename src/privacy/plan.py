@@ -6,7 +6,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from src.privacy.codebook import CODEBOOK, CodebookSettings, dp_codebook, dp_gauss_codebook
+from src.privacy.codebook import (
+    CODEBOOK,
+    CodebookSettings,
+    dp_codebook,
+    dp_gauss_codebook,
+    k_means,
+)
 from src.privacy.gaussian import GAUSSIAN, GaussianSettings, dp_gaussian
 from src.privacy.ledger import Adjacency, Budget, Release, Unit
 from src.privacy.steps import Mechanism, Terms, planned, with_scores
@@ -39,8 +45,8 @@ class Plan:
     seed: int = 0
 
     @property
-    def needs_anchors(self) -> bool:
-        """Whether it begins with patches of public images."""
+    def needs_public(self) -> bool:
+        """Whether it cannot do without public images."""
         return self.mechanism == "dp_codebook"
 
     def budget(self, records: int) -> Budget:
@@ -59,23 +65,34 @@ class Plan:
         share = sqrt(banks) if self.unit == "client" else 1.0
         return Terms(mu / share, self.adjacency, self.unit)
 
-    def start(self, dim: int, anchors: np.ndarray | None = None) -> Mechanism:
+    def start(self, dim: int, public: np.ndarray | None = None) -> Mechanism:
         """The mechanism of one bank, fresh.
 
         Args:
             dim: D of its patches.
-            anchors: [K, D] of unit length, from public images, where it needs them.
+            public: [N, D] patches of public images, of unit length.
+
+        Raises:
+            ValueError: public images are needed, and there are none or too few.
         """
         match self.mechanism:
             case "dp_gaussian":
-                made = dp_gaussian(dim, self.gaussian)
+                made = dp_gaussian(dim, self.gaussian, public)
             case "dp_codebook":
-                if anchors is None:
-                    raise ValueError("dp_codebook needs anchors")
-                made = dp_codebook(anchors, self.codebook)
+                made = dp_codebook(self._anchors(public), self.codebook)
             case "dp_gauss_codebook":
-                made = dp_gauss_codebook(dim, self.seed, self.codebook, self.gaussian)
+                made = dp_gauss_codebook(dim, self.seed, self.codebook, self.gaussian, public)
         return with_scores(made, self.scores) if self.scores else made
+
+    def _anchors(self, public: np.ndarray | None) -> np.ndarray:
+        """Anchors [K, D] of cells: k-means on public patches."""
+        cells, found = self.codebook.cells, 0 if public is None else len(public)
+        if public is None or found < cells:
+            raise ValueError(
+                f"privacy.public-dir: public images have {found} patches, fewer than "
+                f"privacy.cells = {cells}"
+            )
+        return k_means(public, cells, np.random.default_rng(self.seed))
 
     def releases(self, terms: Terms, banks: dict[str, Mechanism]) -> list[Release]:
         """All that fresh mechanisms of some banks will release."""

@@ -7,7 +7,7 @@ import numpy as np
 from src.data import InspectionDataset
 from src.models.frame import Frame
 from src.models.patchcore import PatchCore, Progress
-from src.privacy.contributions import Ask, Record, Scores, summed
+from src.privacy.contributions import Ask, Record, Scores, summed, unit_patches
 from src.privacy.ledger import Unit
 from src.privacy.steps import Sums
 
@@ -65,6 +65,19 @@ def _read(
     for batch in model.embed(images, progress):
         for grid in batch.features:
             yield grid.flatten(0, 1).float().cpu().numpy()
+
+
+def sampled_patches(
+    model: PatchCore, images: InspectionDataset, most: int, random: np.random.Generator
+) -> np.ndarray:
+    """Patches [n, D] of unit length, float64, as many from each image; about `most` of all."""
+    each = -(-most // len(images))
+    taken = []
+    for batch in model.embed(images):
+        for grid in batch.features:
+            rows = grid.flatten(0, 1).float().cpu().numpy()
+            taken.append(rows[random.permutation(len(rows))[:each]])
+    return unit_patches(np.concatenate(taken))[:most]
 
 
 def sums_of(

@@ -5,15 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.privacy.codebook import (
-    CodebookSettings,
-    dp_codebook,
-    dp_gauss_codebook,
-    k_means,
-    shrunk,
-)
-from src.privacy.contributions import closest, summed, unit_patches
-from src.privacy.gaussian import GaussianSettings, dp_gaussian, eigen_above_noise, fit_gaussian
+from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook, k_means
+from src.privacy.contributions import closest, summed, to_matrix, unit_patches
+from src.privacy.denoise import denoised, noise_edge, shrunk
+from src.privacy.gaussian import GaussianSettings, dp_gaussian, fit_gaussian
 from src.privacy.steps import (
     Answer,
     Mechanism,
@@ -57,26 +52,65 @@ def test_without_noise_or_clipping_the_gaussian_is_that_of_all_patches() -> None
     np.testing.assert_allclose(bank.squared_distances(pooled), plain, rtol=1e-4)
 
 
+def symmetric_noise(rng: np.random.Generator, dim: int, sigma: float) -> np.ndarray:
+    """Noise of deviation sigma on the entries of `to_vector`."""
+    return to_matrix(rng.normal(0, sigma, dim * (dim + 1) // 2))
+
+
 def test_noise_edge_is_where_eigenvalues_of_noise_end() -> None:
     rng = np.random.default_rng(0)
+    values = np.linalg.eigvalsh(symmetric_noise(rng, 60, 0.1))
+    assert values[-1] == pytest.approx(noise_edge(0.1, 60), rel=0.1)
+
+
+def test_what_stands_out_of_the_noise_is_found_and_the_rest_is_nearer_the_truth() -> None:
+    rng = np.random.default_rng(0)
     dim, sigma = 60, 0.1
-    off = rng.normal(0, sigma / np.sqrt(2), (dim, dim))
-    noise = np.triu(off, 1) + np.triu(off, 1).T + np.diag(rng.normal(0, sigma, dim))
-    spike = np.zeros((dim, dim))
-    spike[0, 0] = 20
-    values, vectors = eigen_above_noise(noise + spike + np.eye(dim), sigma)
-    assert values[0] == pytest.approx(21, rel=0.05)
-    assert abs(vectors[0, 0]) > 0.99
-    np.testing.assert_allclose(np.linalg.eigvalsh(noise)[-1], np.sqrt(2 * dim) * sigma, rtol=0.1)
-    assert (values > 0).all()
-    assert (np.diff(values) <= 0).all()
+    truth = np.concatenate([[20.0, 10.0], np.linspace(2, 0.5, dim - 2)])
+    noisy = np.diag(truth) + symmetric_noise(rng, dim, sigma)
+    values, vectors, kept = denoised(noisy, sigma)
+    assert kept >= 2
+    assert values[:2] == pytest.approx([20, 10], rel=0.05)
+    assert np.abs(np.diag(vectors[:2, :2])).min() > 0.99
+    assert (np.diff(values[kept:]) <= 1e-9).all()
+    best = np.einsum("ik,i,ik->k", vectors, truth, vectors)  # for these eigenvectors
+    raw = np.linalg.eigvalsh(noisy)[::-1]
+    assert np.abs(values - best).mean() < 0.5 * np.abs(raw - best).mean()
+    assert values.sum() == pytest.approx(np.trace(noisy), rel=0.02)
+
+
+def test_without_noise_a_covariance_stays_as_it_is() -> None:
+    truth = np.linspace(3, 1, DIM)
+    values, _, kept = denoised(np.diag(truth), 0.0)
+    np.testing.assert_allclose(values, truth)
+    assert kept == DIM
 
 
 def test_eigenvalues_stay_positive_where_noise_is_all_there_is() -> None:
     for seed in range(20):
-        noise = np.random.default_rng(seed).normal(0, 5, (DIM, DIM))
-        values, _ = eigen_above_noise(noise + noise.T - 3 * np.eye(DIM), 5.0)
+        noise = symmetric_noise(np.random.default_rng(seed), DIM, 5.0)
+        values, _, _ = denoised(noise - 3 * np.eye(DIM), 5.0)
         assert (values > 0).all()
+
+
+def test_public_images_give_the_centre_and_what_noise_hides() -> None:
+    """Public and private patches of one kind: under much noise the public covariance shows."""
+    rng = np.random.default_rng(0)
+    scale = np.array([0.3, 0.1, 0.03, 0.01, 0.003])
+    images = [unit_patches(1 + scale * rng.normal(size=(40, DIM))) for _ in range(200)]
+    public = unit_patches(1 + scale * rng.normal(size=(2000, DIM)))
+    truth = np.cov(np.concatenate(images).T)
+    mechanism = dp_gaussian(DIM, GaussianSettings(), public)
+    bank = run(mechanism, images, Terms(0.05))
+    np.testing.assert_allclose(bank.origin, np.concatenate(images).mean(0), atol=0.05)
+    found = np.linalg.inv(bank.basis @ bank.basis.T)
+    alone = run(dp_gaussian(DIM, GaussianSettings()), images, Terms(0.05))
+    without = np.linalg.inv(alone.basis @ alone.basis.T)
+
+    def angle(one: np.ndarray) -> float:
+        return float((one * truth).sum() / np.linalg.norm(one) / np.linalg.norm(truth))
+
+    assert angle(found) > angle(without) + 0.2
 
 
 def test_codebook_keeps_the_cells_that_are_filled_and_moves_them_there() -> None:
