@@ -39,7 +39,8 @@ class Books:
         self.shared = bool(ledger)
         self.path, self.answers = Path(ledger) if ledger else out / LEDGER, out / ANSWERS
         self.ledger = read_ledger(self.path) if self.path.exists() else Ledger()
-        self.mu, self.had = self._read() if resume and self.answers.exists() else (0.0, [])
+        going_on = resume and self.answers.exists()
+        self.mu, self.had = read_answers(self.answers) if going_on else (0.0, [])
         self._pending: Sequence[Release] = ()
 
     def left(self, budget: Budget) -> float:
@@ -117,19 +118,26 @@ class Books:
             self.ledger = Ledger(self.ledger.budget).adding((*there, *releases))
             write_ledger(self.path, self.ledger)
 
-    def _read(self) -> tuple[float, list[dict[str, Answer]]]:
-        header, tensors = read_tensors(self.answers, FORMAT)
-        return header["mu"], [
-            {
-                name: Answer(
-                    tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),
-                    tuple(sigmas),
-                    records,
-                )
-                for name, (sigmas, records) in exchange.items()
-            }
-            for number, exchange in enumerate(header["exchanges"])
-        ]
+
+def read_answers(path: Path) -> tuple[float, list[dict[str, Answer]]]:
+    """What a run may cost in all (μ), and the answers that it has had, exchange by exchange.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FileError: not a file of answers.
+    """
+    header, tensors = read_tensors(path, FORMAT)
+    return header["mu"], [
+        {
+            name: Answer(
+                tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),
+                tuple(sigmas),
+                records,
+            )
+            for name, (sigmas, records) in exchange.items()
+        }
+        for number, exchange in enumerate(header["exchanges"])
+    ]
 
 
 @contextmanager

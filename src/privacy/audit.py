@@ -147,7 +147,7 @@ def many_run_bound(
         ValueError: fewer scores.
     """
     false_positive, false_negative = _error_rates(
-        without, given, lambda *ends: _epsilon_at(*ends, delta), confidence
+        without, given, lambda wrong, missed: _epsilon_at(wrong, missed, delta), confidence
     )
     return max(0.0, _epsilon_at(false_positive, false_negative, delta))
 

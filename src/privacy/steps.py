@@ -180,9 +180,7 @@ def _ask(
     releases = {name: replace(terms, bank=name).releases(step) for name, step in steps.items()}
     note([release for of_bank in releases.values() for release in of_bank])
     sums = asking({name: step.ask for name, step in steps.items()})
-    return {
-        name: released(sums[name], step, releases[name], noise) for name, step in steps.items()
-    }
+    return {name: released(sums[name], step, releases[name], noise) for name, step in steps.items()}
 
 
 def run_mechanism(
