@@ -232,13 +232,16 @@ def _guarantee(run: Finished) -> str:
 def verdict(figures: Mapping) -> str:
     """What the bound says of the claim, in one sentence."""
     bound, claimed = figures["epsilon_lower_bound"], figures["claimed_epsilon"]
-    least = f"ε ≥ {bound:.2f} for an image, with {figures['confidence']:.0%} confidence"
+    least, sure = f"ε ≥ {bound:.2f}", f"with {100 * figures['confidence']:.0f} % confidence"
     if claimed is None:
-        return f"No claim was made; the bank gives away at least {least}."
-    each = " for each vector" if figures["mechanism"] == LEGACY else ""
-    if bound > claimed:
-        return f"The audit shows that the claim of ε = {claimed:.4g}{each} is false: {least}."
-    return f"The audit is consistent with the claim of ε = {claimed:.4g}{each}: it shows {least}."
+        return f"No claim was made; the bank gives away at least {least} for an image, {sure}."
+    of_vectors = figures["mechanism"] == LEGACY
+    claim = f"the claim of ε = {claimed:.4g}" + (" for each vector" if of_vectors else "")
+    if bound <= claimed:
+        return f"The audit is consistent with {claim}: it shows {least} for an image, {sure}."
+    if of_vectors:
+        return f"The audit shows that {claim} is false for an image: {least}, {sure}."
+    return f"The audit shows that {claim} is false: {least} for an image, {sure}."
 
 
 def _together(findings: Sequence[Finding]) -> dict:

@@ -24,6 +24,7 @@ from src.privacy.attacks import (
     mean_patches,
     odd_patches,
     patch_distances,
+    reach,
     rows_scores,
     unit_rows,
     worst_patches,
@@ -148,7 +149,7 @@ def core_audit(
         "confidence": confidence,
         "of": "the run's questions and noise, on its images with and without one canary image",
         "runs": 2 * runs,
-        "canary_reach": min(one.reach for one in asked),
+        "canary_reach": reach(asked),
     }
 
 

@@ -27,9 +27,9 @@ LINES = {"distance": "federated", "tracing": "centralized"}  # styles of the rep
 ATTACKS = {"distance": "by distance to the bank", "tracing": "by tracing in the noisy sums"}
 AUDITS = {"many_run": "many runs, one canary image", "one_run": "one run, many canary images"}
 UNTESTED = (
-    "Not tested: attackers who see more than what was released, such as the server or a client; "
+    "Attackers who see more than what was released, such as the server or a client; "
     "the same images in further runs; decoders better than a linear one; and any other canary. "
-    "A lower bound that is small shows how good these attacks are, not that there is no better one."
+    "A small lower bound shows how good these attacks are, not that there is no better one."
 )
 
 

@@ -9,7 +9,7 @@ AUDIT: Final = r"""
 <td>{{ claimed | figure(2) }}</td><td><b>{{ found.epsilon_lower_bound | figure(2) }}</b></td>
 <td>{{ "%.4g" | format(100 * found.confidence) }} %</td>
 <td class="words">{% if name == "many_run" %}{{ found.runs | count }} runs of {{ found.of }}
-{%- if found.canary_reach is defined %}; the canary moves every sum by {{ "%.0f" | format(100 * found.canary_reach) }} % of its limit at least{% endif %}
+{%- if found.canary_reach is defined %}; it moves the sums by {{ "%.1f" | format(100 * found.canary_reach) }} % of what one image may{% endif %}
 {%- else %}{{ found.right | count }} of {{ found.guesses | count }} guesses right, by {{ found.by }}, on {{ found.canaries | counted("training image") }}{% endif %}</td></tr>
 {% endmacro %}
 
@@ -64,6 +64,7 @@ AUDIT: Final = r"""
 <p>{{ known }}</p>
 <p class="note">{{ figures.guarantee }}</p>
 
+{% set level = "h3" if banks | length > 1 else "h2" %}
 {% for bank in banks %}
 {% set f = bank.figures %}
 {% if banks | length > 1 %}
@@ -71,7 +72,7 @@ AUDIT: Final = r"""
 <p>{{ f.verdict }}</p>
 {% endif %}
 <section>
-<h3>Claim and lower bounds</h3>
+<{{ level }}>Claim and lower bounds</{{ level }}>
 <div class="box" tabindex="0" role="region" aria-label="Claimed ε and lower bounds of {{ bank.name }}">
 <table>
 <caption>ε of one image at δ = {{ f.delta }}
@@ -84,11 +85,13 @@ AUDIT: Final = r"""
 </tbody>
 </table>
 </div>
-<p class="note">All bounds together hold with {{ "%.4g" | format(100 * f.confidence) }} % confidence; the larger one counts.</p>
+{% if f.confidence < f.audits[f.audits.largest].confidence %}
+<p class="note">All bounds of the run hold together with {{ "%.4g" | format(100 * f.confidence) }} % confidence; the largest counts.</p>
+{% endif %}
 </section>
 
 <section>
-<h3>Which images were trained on</h3>
+<{{ level }}>Which images were trained on</{{ level }}>
 <div class="box" tabindex="0" role="region" aria-label="Membership inference against {{ bank.name }}">
 <table>
 <thead><tr><th scope="col">Attack</th><th scope="col">AUC</th><th scope="col">found at 1 % false positives</th><th scope="col">at 0.1 %</th></tr></thead>
@@ -120,7 +123,7 @@ AUDIT: Final = r"""
 
 <section>
 {% set i = f.inversion %}
-<h3>What the bank shows</h3>
+<{{ level }}>What the bank shows</{{ level }}>
 <p>A linear decoder, learnt from {{ i.learnt_patches | count }} patches of {{ i.learnt_images | counted("image") }} ({{ i.learnt_from }}), turns rows of the bank into pixels: their median correlation with the training patches nearest to them is <b>{{ i.median_correlation | figure(2) }}</b>{% if i.shuffled is not none %}, and {{ i.shuffled | figure(2) }} with others at random{% endif %}.
 {%- if i.verbatim_patches %} {{ i.verbatim_patches | count }} patches of {{ i.verbatim_images | counted("training image") }} lie in the bank as they are.{% endif %}</p>
 <div class="sheets">
@@ -148,7 +151,7 @@ AUDIT: Final = r"""
 AUDIT_STYLE: Final = r"""
 td.words, th.words { text-align: left; white-space: normal; min-width: 16rem; }
 .sheets { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 26rem)); margin: 1rem 0; }
-.sheets img { display: block; width: 100%; }
+.sheets img { display: block; width: 100%; margin-bottom: 0.4rem; }
 .pixels { image-rendering: pixelated; }
 .sheet { background: var(--panel); }
 """

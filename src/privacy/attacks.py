@@ -4,7 +4,7 @@ Each gives numbers to what `audit` makes bounds of. The attacker knows all that 
 bank, the questions that were asked, the answers with their noise, and the images in question.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,11 +151,19 @@ class Asked:
     without: Sums
     given: Sequence[np.ndarray]
 
-    @property
-    def reach(self) -> float:
-        """The least part of a block's limit that the canary moves it by: 1 for the worst case."""
-        blocks = zip(self.given, self.step.ask.blocks, strict=True)
-        return min(float(np.linalg.norm(vector)) / block.limit for vector, block in blocks)
+
+def reach(asked: Sequence[Asked]) -> float:
+    """What part of the most that a record may move all releases by, the canary moves them by.
+
+    In units of their noise, as releases compose: 1 for the worst case.
+    """
+    moved = [np.linalg.norm(g) / r.sigma for one in asked for g, r in _pairs(one)]
+    most = [r.sensitivity / r.sigma for one in asked for r in one.releases]
+    return float(np.linalg.norm(moved) / np.linalg.norm(most))
+
+
+def _pairs(one: Asked) -> Iterator[tuple[np.ndarray, Release]]:
+    return zip(one.given, one.releases, strict=True)
 
 
 def core_scores(
