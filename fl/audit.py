@@ -102,33 +102,42 @@ def _ledger(folder: Path, settings: Settings) -> Ledger:
 
 
 def audit_run(
-    run: Finished, *, runs: int, seed: int, public: Path | None, stage: Stage
-) -> tuple[dict, list[Finding]]:
-    """Audit all banks of a run: audit.json's content, and what is behind it.
+    run: Finished, subjects: Sequence[Subject], runs: int, seed: int, stage: Stage
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Audit the banks of a run: audit.json's content, and what is behind it.
 
     Args:
         run: which.
+        subjects: its banks.
         runs: of many-run audits, with the canary and without it each.
-        seed: of which images are canaries, and which the attacker's.
-        public: a folder of images that the attacker has; without, half of the normal test images.
+        seed: of which images are canaries.
         stage: who to tell how far it is.
 
     Raises:
-        ConfigError: there is too little to audit a bank with.
+        ConfigError: what the run left does not belong together.
     """
-    subjects = _subjects(run, public, seed)
     confidence = 1 - (1 - CONFIDENCE) / sum(len(subject.kinds) for subject in subjects)
     findings = []
     for number, subject in enumerate(subjects):
         random = np.random.default_rng([seed, number])
         try:
-            findings.append(_audit(run, subject, runs, confidence, bool(public), random, stage))
+            findings.append(_audit(run, subject, runs, confidence, random, stage))
         except ValueError as error:
             raise ConfigError(f"{run.folder} cannot be audited: {error}") from error
     return _together(findings), findings
 
 
-def _subjects(run: Finished, public: Path | None, seed: int) -> list[Subject]:
+def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
+    """The banks of a run, and what it takes to attack them.
+
+    Args:
+        run: which.
+        public: a folder of images that the attacker has; without, half of the normal test images.
+        seed: of which half.
+
+    Raises:
+        ConfigError: there is too little to audit a bank with.
+    """
     settings, model = run.settings, run.model
     clients = [run.data.share(run.partition, c).train for c in range(len(run.partition.clients))]
     shares = [by_bank(train, settings.model_scope) for train in clients]
@@ -160,6 +169,7 @@ def _subjects(run: Finished, public: Path | None, seed: int) -> list[Subject]:
                 [share[name] for share in shares if name in share],
                 others,
                 own or others.select(half[: len(others) // 2]),
+                bool(public),
                 (rows, run.file.frames.get(name)),
                 run.ledger.budget.delta if run.ledger.budget else settings.privacy_delta,
                 plan.terms(mu, len(run.file.banks)) if plan else None,
@@ -176,7 +186,6 @@ def _audit(
     subject: Subject,
     runs: int,
     confidence: float,
-    public: bool,
     random: np.random.Generator,
     stage: Stage,
 ) -> Finding:
@@ -191,7 +200,7 @@ def _audit(
         audits["many_run"] = rows_audit(subject, runs, confidence, random, stage)
     if "one_run" in subject.kinds:
         audits["one_run"] = one_run_audit(subject, confidence, random, stage)
-    inversion, shown = invert_bank(subject, grids, public, random, stage)
+    inversion, shown = invert_bank(subject, grids, random, stage)
     figures = _figures(run, subject, attacks, audits) | {"inversion": inversion}
     scores = {name: (attack.members, attack.others) for name, attack in attacks.items()}
     return Finding(subject.name, figures | {"verdict": verdict(figures)}, scores, shown)

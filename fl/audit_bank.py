@@ -11,7 +11,7 @@ from fl.private import LEGACY
 from src.client import Stage
 from src.data import InspectionDataset
 from src.models import PatchCore
-from src.models.coreset import greedy_coreset_selection
+from src.models.bounded import BoundedRows
 from src.privacy.attacks import (
     Asked,
     Attack,
@@ -34,7 +34,15 @@ from src.privacy.contributions import Ask, added, contribution
 from src.privacy.legacy import legacy_embedding_noise
 from src.privacy.plan import Plan
 from src.privacy.records import records_of, sums_of
-from src.privacy.steps import Answer, Sums, Terms, replayed, run_mechanism, system_noise
+from src.privacy.steps import (
+    Answer,
+    PrivateBank,
+    Sums,
+    Terms,
+    replayed,
+    run_mechanism,
+    system_noise,
+)
 
 CANARIES = 600  # training images of which the one-run audit guesses, at most
 # part of them that is guessed, fixed before anything is seen: half of those «in» are known for
@@ -54,6 +62,7 @@ class Subject:
         train: by client, the images that helped to make the bank, and no empty share.
         others: normal test images.
         own: images that the attacker holds.
+        public: whether those are public ones; else they are normal test images too.
         bank: as it was released.
         delta: δ that bounds are for.
         terms: of a private mechanism.
@@ -68,6 +77,7 @@ class Subject:
     train: Sequence[InspectionDataset]
     others: InspectionDataset
     own: InspectionDataset
+    public: bool
     bank: Bank
     delta: float
     terms: Terms | None = None
@@ -116,8 +126,10 @@ def by_tracing(subject: Subject, plan: Plan, stage: Stage) -> tuple[Attack, list
     tracing = Tracing(count + len(subject.others), count / (count + len(subject.others)))
     canary = worst_patches(mean_patches(model, subject.own))
     fresh = plan.start(model.backbone.get_feature_dim(), subject.anchors)
+    pairs, made = replayed(fresh, subject.answers)
+    _check_same(made, subject.bank)
     asked = []
-    for step, answer in replayed(fresh, subject.answers):
+    for step, answer in pairs:
         vectors = contributions(model, members, step.ask, stage(step.name))
         others = contributions(model, subject.others, step.ask)
         both = zip(vectors, others, strict=True)
@@ -157,19 +169,17 @@ def rows_audit(
     subject: Subject, runs: int, confidence: float, random: np.random.Generator, stage: Stage
 ) -> dict:
     """Many runs of the noise on a bank's first rows, selected with a canary and without it."""
-    model, progress = subject.model, stage("canary")
-    patches, norm = [], 0.0
-    for batch in model.embed(subject.members, progress):
-        rows = batch.features.flatten(0, 2)
-        patches.append(rows)
-        norm = max(norm, float(rows.float().norm(dim=1).max()))
-    whole = torch.cat(patches)
-    odd = odd_patches(2 * norm, whole.shape[1], ODD_PATCHES, random)
-    count = min(FIRST_ROWS, len(whole))
-    without, given = (
-        unit_rows(model_rows(rows, count, subject.settings.seed))
-        for rows in (whole, torch.cat([whole, torch.from_numpy(odd).to(whole)]))
-    )
+    model, seed = subject.model, subject.settings.seed
+    held, norm = BoundedRows(model.memory_limit, seed, model.device), 0.0
+    for batch in model.embed(subject.members, stage("canary")):
+        patches = batch.features.flatten(0, 2)
+        held.add(patches)
+        norm = max(norm, float(patches.float().norm(dim=1).max()))
+    count = min(FIRST_ROWS, held.seen)
+    without = unit_rows(held.select(count).features.float().numpy())
+    odd = odd_patches(2 * norm, patches.shape[1], ODD_PATCHES, random)
+    held.add(torch.from_numpy(odd).to(patches))
+    given = unit_rows(held.select(count).features.float().numpy())
     scores = rows_scores(without, given, subject.sigma, system_noise, runs)
     return {
         "epsilon_lower_bound": many_run_bound(*scores, subject.delta, confidence),
@@ -179,11 +189,6 @@ def rows_audit(
         "runs": 2 * runs,
         "changed_rows": int((without != given).any(1).sum()),
     }
-
-
-def model_rows(patches: torch.Tensor, count: int, seed: int) -> np.ndarray:
-    """The first rows that greedy selection picks of patches [N, D]."""
-    return greedy_coreset_selection(patches, count, seed).float().cpu().numpy()
 
 
 def one_run_audit(
@@ -267,6 +272,21 @@ def _sums(subject: Subject, ask: Ask) -> Sums:
     unit, group = settings.privacy_unit, settings.privacy_group
     parts = [sums_of(model, images, ask, unit, group) for images in subject.train]
     return Sums(added(part.vectors for part in parts), sum(part.records for part in parts))
+
+
+def _check_same(made: PrivateBank, bank: Bank) -> None:
+    """See that the answers give the released bank: questions are then those of the run."""
+    rows, frame = bank
+    basis = None if frame is None else frame.basis
+    same = made.rows.shape == rows.shape and np.allclose(made.rows, rows, rtol=1e-3, atol=1e-4)
+    if same and made.basis is not None and basis is not None:
+        scale = float(np.abs(basis).max())
+        same = np.allclose(made.basis, basis, rtol=1e-3, atol=1e-4 * scale)
+    if not same:
+        raise ValueError(
+            "its answers do not give its bank here; audit it with the settings and on a machine "
+            "like those of the run"
+        )
 
 
 def _first(subject: Subject, ask: Ask) -> tuple[np.ndarray, ...]:

@@ -1,5 +1,7 @@
 """What a bank shows: its rows decoded to pixels, beside what they were made from."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,7 +23,6 @@ SHOWN = 24  # patches in the picture
 def invert_bank(
     subject: Subject,
     distances: list[np.ndarray],
-    public: bool,
     random: np.random.Generator,
     stage: Stage,
 ) -> tuple[dict, Shown]:
@@ -32,7 +33,6 @@ def invert_bank(
     Args:
         subject: the bank.
         distances: [h, w] of each training image's patches to it.
-        public: whether the attacker's images are public ones; else half of the normal test images.
         random: which patches are learnt from, and shown.
         stage: who to tell how far it is.
     """
@@ -46,21 +46,20 @@ def invert_bank(
         seen = _pixels(model, members, int(image), distances[image].shape)
         pixels[owners == image] = seen[places[owners == image]]
     found = invert(known, known_pixels, _features(chosen, frame), pixels)
-    figures = {
-        "median_correlation": found.median,
+    figures: dict[str, Any] = {
+        "median_correlation": None,
         "shuffled": None,
         "rows": len(chosen),
-        "learnt_from": "public images" if public else "half of the normal test images",
+        "learnt_from": "public images" if subject.public else "half of the normal test images",
         "learnt_images": len(subject.own),
         "learnt_patches": len(known),
         "verbatim_images": 0,
         "verbatim_patches": 0,
     }
-    if len(chosen) > 1:
-        other = np.roll(random.permutation(len(chosen)), 1)
-        figures["shuffled"] = invert(
-            known, known_pixels, _features(chosen, frame), pixels[other]
-        ).median
+    if len(chosen) > 1:  # one row alone shows nothing of any image
+        other = pixels[np.roll(random.permutation(len(chosen)), 1)]
+        shuffled = invert(known, known_pixels, _features(chosen, frame), other)
+        figures |= {"median_correlation": found.median, "shuffled": shuffled.median}
     picked = random.permutation(len(chosen))[:SHOWN]
     shown = Shown(pixels[picked], found.pixels[picked])
     held = np.array([int((grid == 0).sum()) for grid in distances])

@@ -13,6 +13,7 @@ from rich.table import Table
 from fl.config import ConfigError
 from fl.terminal import console, errors
 from src.client import Stage
+from src.evaluation.formats import figure
 from src.models.patchcore import Progress
 
 
@@ -29,14 +30,15 @@ def audit(
     ] = None,
 ) -> None:
     """Attack a finished run: who was in, is its claim true, what does its bank show."""
-    from fl.audit import audit_run, open_finished, write_audit  # torch takes a while
+    from fl.audit import audit_run, open_finished, subjects_of, write_audit  # torch takes a while
 
     place = out or folder
     if place.exists() and not place.is_dir():
         raise ConfigError(f"--out: {place} is a file; name a folder")
     run = open_finished(folder)
+    subjects = subjects_of(run, public, seed)
     with _bars() as stage:
-        figures, findings = audit_run(run, runs=runs, seed=seed, public=public, stage=stage)
+        figures, findings = audit_run(run, subjects, runs, seed, stage)
     page = write_audit(place, folder, figures, findings)
     console.print(_table(figures))
     console.print(figures["verdict"], highlight=False)
@@ -62,19 +64,11 @@ def _table(figures: Mapping) -> Table:
     for name in ("claimed ε", "ε at least", "AUC", "TPR at 1 %", "at 0.1 %", "inversion"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in banks.items():
-        claimed = found["claimed_epsilon"]
+        keys = ("epsilon_lower_bound", "membership_auc", "tpr_at_1_percent", "tpr_at_0.1_percent")
         table.add_row(
             name,
-            "none" if claimed is None else f"{claimed:.4g}",
-            *(
-                f"{found[key]:.3f}"
-                for key in (
-                    "epsilon_lower_bound",
-                    "membership_auc",
-                    "tpr_at_1_percent",
-                    "tpr_at_0.1_percent",
-                )
-            ),
-            f"{found['inversion']['median_correlation']:.3f}",
+            "none" if found["claimed_epsilon"] is None else f"{found['claimed_epsilon']:.4g}",
+            *(figure(found[key]) for key in keys),
+            figure(found["inversion"]["median_correlation"]),
         )
     return table

@@ -28,7 +28,8 @@ ATTACKS = {"distance": "by distance to the bank", "tracing": "by tracing in the 
 AUDITS = {"many_run": "many runs, one canary image", "one_run": "one run, many canary images"}
 UNTESTED = (
     "Attackers who see more than what was released, such as the server or a client; "
-    "the same images in further runs; decoders better than a linear one; and any other canary. "
+    "the same images in further runs; decoders better than a linear one; and any other canary, "
+    "which is given by its patches: whether a picture has them was not tried. "
     "A small lower bound shows how good these attacks are, not that there is no better one."
 )
 

@@ -124,10 +124,12 @@ AUDIT: Final = r"""
 <section>
 {% set i = f.inversion %}
 <{{ level }}>What the bank shows</{{ level }}>
-<p>A linear decoder, learnt from {{ i.learnt_patches | count }} patches of {{ i.learnt_images | counted("image") }} ({{ i.learnt_from }}), turns rows of the bank into pixels: their median correlation with the training patches nearest to them is <b>{{ i.median_correlation | figure(2) }}</b>{% if i.shuffled is not none %}, and {{ i.shuffled | figure(2) }} with others at random{% endif %}.
+<p>A linear decoder, learnt from {{ i.learnt_patches | count }} patches of {{ i.learnt_images | counted("image") }} ({{ i.learnt_from }}), turns rows of the bank into pixels.
+{%- if i.median_correlation is none %} The bank is a single row, the mean of all patches: it is like no image.
+{%- else %} Their median correlation with the training patches nearest to them is <b>{{ i.median_correlation | figure(2) }}</b>, and {{ i.shuffled | figure(2) }} with others at random.{% endif %}
 {%- if i.verbatim_patches %} {{ i.verbatim_patches | count }} patches of {{ i.verbatim_images | counted("training image") }} lie in the bank as they are.{% endif %}</p>
 <div class="sheets">
-<figure><img class="pixels" src="{{ bank.originals }}" alt="{{ bank.shown | count }} training patches nearest to rows of the bank"><figcaption>Training patches, {{ bank.shown }} at random</figcaption></figure>
+<figure><img class="pixels" src="{{ bank.originals }}" alt="{{ bank.shown | count }} training patches nearest to rows of the bank"><figcaption>Training patches nearest to rows of the bank: {{ bank.shown }} at random</figcaption></figure>
 <figure><img class="pixels" src="{{ bank.made }}" alt="The same patches as decoded from the bank's rows"><figcaption>What the decoder makes of the bank's rows. Each square is stretched to full contrast</figcaption></figure>
 </div>
 {% if bank.image %}

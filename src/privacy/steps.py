@@ -218,8 +218,10 @@ def planned(mechanism: Mechanism, terms: Terms) -> list[Release]:
     return releases
 
 
-def replayed(mechanism: Mechanism, answers: Sequence[Answer]) -> list[tuple[Step, Answer]]:
-    """What a fresh mechanism asked in a run, by the answers that it had: nothing is released.
+def replayed(
+    mechanism: Mechanism, answers: Sequence[Answer]
+) -> tuple[list[tuple[Step, Answer]], PrivateBank]:
+    """What a fresh mechanism asked in a run, by the answers that it had, and what it made of them.
 
     Raises:
         ValueError: it asks for other sums than these, or more often, or less.
@@ -233,9 +235,9 @@ def replayed(mechanism: Mechanism, answers: Sequence[Answer]) -> list[tuple[Step
                 raise ValueError(f"the answer to {step.name} has blocks of {sizes} numbers")
             pairs.append((step, answer))
             step = mechanism.send(answer)
-    except StopIteration:
+    except StopIteration as ended:
         if len(pairs) == len(answers):
-            return pairs
+            return pairs, ended.value
     raise ValueError(f"the mechanism does not ask {len(answers)} times")
 
 

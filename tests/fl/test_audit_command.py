@@ -83,7 +83,10 @@ def test_every_mechanism_is_audited(ended, audit, mechanism: str) -> None:
         assert 0 <= found[key] <= 1
     assert found["epsilon_lower_bound"] >= 0
     assert (found["confidence"], found["delta"]) == (0.95, 0.01)
-    assert -1 <= found["inversion"]["median_correlation"] <= 1
+    inversion = found["inversion"]
+    if inversion["rows"] > 1:
+        assert -1 <= inversion["median_correlation"] <= 1
+        assert -1 <= inversion["shuffled"] <= 1
     private = mechanism.startswith("dp_")
     assert set(found["attacks"]) == {"distance", "largest"} | ({"tracing"} if private else set())
     one_run = found["audits"]["one_run"]
@@ -221,7 +224,7 @@ def test_page_loads_nothing_and_is_whole(ended, audit, mechanism: str) -> None:
     assert page.open == page.unnamed == []
     assert len(page.refers) == (4 if mechanism == "none" else 2)
     assert all(each.startswith("data:image/png;base64,") for each in page.refers)
-    assert "http" not in re.sub(r'content="[^"]*"', "", text)
+    assert "://" not in text
     assert "{{" not in text
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower().split()
     assert found["verdict"] in text
@@ -247,6 +250,9 @@ def test_what_cannot_be_audited_is_said_in_a_sentence(ended, cli, pieces, tmp_pa
         assert said in cli("audit", folder).sentence()
         shutil.rmtree(folder)
     folder = spoilt(done.out, tmp_path)
+    another = ended("dp_gaussian", data__root=str(root))
+    shutil.copy(another.out / "private.safetensors", folder)
+    assert "its answers do not give its bank" in cli("audit", folder).sentence()
     (folder / "config.toml").write_text(config.replace('shared" = true', 'shared" = false'))
     assert "so it is of simulations" in cli("audit", folder).sentence()
     (folder / "config.toml").write_text(config.replace('cells" = 8', 'cells" = 9'))

@@ -138,7 +138,7 @@ def test_attack_has_the_keys_of_the_file() -> None:
 
 def test_replay_asks_what_the_run_asked() -> None:
     answers: list[Answer] = []
-    run_mechanism(
+    made = run_mechanism(
         dp_gaussian(3),
         in_process([images(30, 3)]),
         Terms(1.0),
@@ -146,7 +146,8 @@ def test_replay_asks_what_the_run_asked() -> None:
         list,
         keep=answers.append,
     )
-    pairs = replayed(dp_gaussian(3), answers)
+    pairs, bank = replayed(dp_gaussian(3), answers)
+    np.testing.assert_array_equal(bank.basis, made.basis)
     assert [step.name for step, _ in pairs] == ["centre", "moments"]
     centre = answers[0].sums[0] / answers[0].records
     np.testing.assert_array_equal(pairs[1][0].ask.centre, centre)
