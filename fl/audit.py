@@ -7,7 +7,7 @@ mechanism is. The best of several is reported, each then with a share of the dou
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fl.books import LEDGER as LEDGER_FILE
 from fl.checkpoint import MODEL
 from fl.config import ConfigError, Settings, check_settings, default_settings, read_config
 from fl.node import PARTITION
-from fl.private import LEGACY, described, images_below, public_anchors
+from fl.private import LEGACY, images_below, public_anchors
 from fl.run_directory import CONFIG, METRICS
 from fl.setup import Split, build_model, open_split
 from src.client import Stage, by_bank
@@ -40,7 +40,8 @@ from src.models.model_file import ModelFile
 from src.privacy.attacks import Attack
 from src.privacy.audit import CONFIDENCE
 from src.privacy.ledger import Ledger, read_ledger
-from src.privacy.steps import Answer
+from src.privacy.plan import Plan
+from src.privacy.steps import replayed
 
 AUDIT, PAGE = "audit.json", "audit.html"
 RUNS = 20_000  # of a many-run audit, with the canary and without it each
@@ -58,6 +59,7 @@ class Finished:
     partition: Partition
     file: ModelFile
     ledger: Ledger
+    metrics: Mapping[str, Any]
 
 
 def open_finished(folder: Path) -> Finished:
@@ -86,7 +88,8 @@ def open_finished(folder: Path) -> Finished:
     model = build_model(settings)
     if model.backbone.fingerprint != file.fingerprint:
         raise ConfigError(f"{folder} cannot be audited: its model was made with other weights")
-    return Finished(folder, settings, model, data, partition, file, ledger)
+    metrics = json.loads((folder / METRICS).read_text("utf-8"))
+    return Finished(folder, settings, model, data, partition, file, ledger, metrics)
 
 
 def _ledger(folder: Path, settings: Settings) -> Ledger:
@@ -139,19 +142,14 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
         ConfigError: there is too little to audit a bank with.
     """
     settings, model = run.settings, run.model
-    clients = [run.data.share(run.partition, c).train for c in range(len(run.partition.clients))]
-    shares = [by_bank(train, settings.model_scope) for train in clients]
+    merged = [client["client"] for client in run.metrics["local"]["clients"]]
+    trained = [run.data.share(run.partition, client).train for client in merged]
+    shares = [by_bank(train, settings.model_scope) for train in trained]
     tests = by_bank(run.data.test, settings.model_scope)
-    mu, answers = 0.0, list[Mapping[str, Answer]]()
     plan = settings.plan
-    if plan:
-        if not (run.folder / ANSWERS).is_file():
-            raise ConfigError(f"{run.folder} is no finished run: it has no {ANSWERS}")
-        mu, had = read_answers(run.folder / ANSWERS)
-        answers.extend(had)
     found = []
     for number, (name, rows) in enumerate(sorted(run.file.banks.items())):
-        test = tests[name]
+        test = tests.get(name, run.data.test.select([]))
         others = test.select([i for i, sample in enumerate(test.samples) if not sample.label])
         if len(others) < LEAST_OTHERS:
             raise ConfigError(
@@ -172,13 +170,52 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
                 bool(public),
                 (rows, run.file.frames.get(name)),
                 run.ledger.budget.delta if run.ledger.budget else settings.privacy_delta,
-                plan.terms(mu, len(run.file.banks)) if plan else None,
-                [exchange[name] for exchange in answers if name in exchange],
-                public_anchors(settings, model, name) if plan else None,
-                spoilt[-1] if spoilt else 0.0,
+                sigma=spoilt[-1] if spoilt else 0.0,
             )
         )
-    return found
+    return [_with_answers(run, plan, subject) for subject in found] if plan else found
+
+
+def _with_answers(run: Finished, plan: Plan, subject: Subject) -> Subject:
+    """A bank of a private mechanism, with what was asked and answered, which must give that bank.
+
+    Raises:
+        ConfigError: it does not, or there are no answers.
+    """
+    path, name = run.folder / ANSWERS, subject.name
+    if not path.is_file():
+        raise ConfigError(f"{run.folder} is no finished run: it has no {ANSWERS}")
+    anchors = public_anchors(run.settings, run.model, name)
+    try:
+        mu, exchanges = read_answers(path)
+        answers = [exchange[name] for exchange in exchanges if name in exchange]
+        fresh = plan.start(run.model.backbone.get_feature_dim(), anchors)
+        pairs, made = replayed(fresh, answers)
+    except (FileError, ValueError) as error:
+        raise ConfigError(f"{run.folder} cannot be audited: {error}") from error
+    rows, frame = subject.bank
+    basis = None if frame is None else frame.basis
+    if not (_alike(made.rows, rows) and _alike(made.basis, basis)):
+        raise ConfigError(
+            f"{run.folder} cannot be audited: the answers in {ANSWERS} do not give the bank "
+            f"{name} here; audit it with the settings, and on a machine, like those of the run"
+        )
+    counts = {answer.records for answer in answers}
+    if plan.unit == "image" and counts != {len(subject.members)}:
+        raise ConfigError(
+            f"{run.folder} cannot be audited: its answers are of {min(counts)} images of {name}, "
+            f"and its clients hold {len(subject.members)}: one was lost on the way"
+        )
+    terms = plan.terms(mu, len(run.file.banks))
+    return replace(subject, terms=terms, pairs=pairs, anchors=anchors)
+
+
+def _alike(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Whether arrays are the same but for rounding to single precision."""
+    if one is None or other is None:
+        return one is other
+    scale = max(float(np.abs(one).max()), 1.0)
+    return one.shape == other.shape and np.allclose(one, other, rtol=1e-3, atol=1e-4 * scale)
 
 
 def _audit(
@@ -220,7 +257,7 @@ def _figures(
         claimed = settings.privacy_epsilon
     return {
         "mechanism": settings.privacy_mechanism,
-        "guarantee": _guarantee(run),
+        "guarantee": run.metrics["privacy"]["guarantee"],
         "claimed_epsilon": claimed,
         "delta": subject.delta,
         "epsilon_lower_bound": audits[shown]["epsilon_lower_bound"],
@@ -231,11 +268,6 @@ def _figures(
         "attacks": {**by_name, "largest": best},
         "audits": {**audits, "largest": shown},
     }
-
-
-def _guarantee(run: Finished) -> str:
-    metrics = json.loads((run.folder / METRICS).read_text())
-    return str(metrics.get("privacy", described(run.settings, None))["guarantee"])
 
 
 def verdict(figures: Mapping) -> str:

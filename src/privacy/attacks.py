@@ -21,7 +21,7 @@ from src.privacy.legacy import legacy_embedding_noise
 from src.privacy.records import records_of
 from src.privacy.steps import Answer, Noise, Step, Sums, released
 
-CANARY_PATCHES = 1024  # of the image of one patch all over; their number does not matter
+CANARY_PATCHES = 16  # of the image of one patch all over; their number does not matter
 TOLD_EVERY = 500  # runs
 
 Bank = tuple[np.ndarray, Frame | None]  # rows [K, d], and their coordinates

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Message
 
 from fl.audit import verdict
+from fl.client_app import app as client_app
 from src.data import write_synthetic
 from src.evaluation.audit_page import rate_at, rate_line
 from src.privacy.steps import Terms, system_noise
@@ -162,6 +164,29 @@ def test_other_guarantees_are_audited_too(ended, audit, changes) -> None:
     assert ("one_run" in found["audits"]) == ("privacy__unit" not in changes)
 
 
+def test_images_of_a_client_that_was_left_out_are_no_members(ended, audit, misbehave) -> None:
+    def dying(message: Message, context: Context) -> Message:
+        raise OSError("the machine is gone")
+
+    app = misbehave({1: dying}, {1: dying}, {1: dying})
+    found, _ = audit(ended(client_app=app, min_clients=2).out)
+    assert found["attacks"]["distance"]["members"] == 16
+    assert found["membership_auc"] > 0.95
+
+
+def test_a_run_that_lost_a_client_between_questions_is_refused(ended, cli, misbehave) -> None:
+    asked = []
+
+    def dying(message: Message, context: Context) -> Message:
+        asked.append("ask" in message.content)
+        if sum(asked) > 1:
+            raise OSError("the machine is gone")
+        return client_app(message, context)
+
+    done = ended("dp_gaussian", client_app=misbehave({}, {1: dying}, {1: dying}), min_clients=2)
+    assert "answers are of 16 images of bracket" in cli("audit", done.out).sentence()
+
+
 def test_several_banks_have_figures_each_and_the_worst_come_first(
     ended, audit, tmp_path_factory
 ) -> None:
@@ -252,16 +277,15 @@ def test_what_cannot_be_audited_is_said_in_a_sentence(ended, cli, pieces, tmp_pa
     folder = spoilt(done.out, tmp_path)
     another = ended("dp_gaussian", data__root=str(root))
     shutil.copy(another.out / "private.safetensors", folder)
-    assert "its answers do not give its bank" in cli("audit", folder).sentence()
+    assert "do not give the bank bracket here" in cli("audit", folder).sentence()
     (folder / "config.toml").write_text(config.replace('shared" = true', 'shared" = false'))
     assert "so it is of simulations" in cli("audit", folder).sentence()
-    (folder / "config.toml").write_text(config.replace('cells" = 8', 'cells" = 9'))
+    (folder / "config.toml").write_text(config)
     (folder / "privacy_ledger.json").write_text("{}")
     assert "not a privacy ledger" in cli("audit", folder).sentence()
     (done.out / "file").touch()
-    assert (
-        "is a file; name a folder" in cli("audit", done.out, "--out", done.out / "file").sentence()
-    )
+    said = cli("audit", done.out, "--out", done.out / "file").sentence()
+    assert "is a file; name a folder" in said
     next((root / "bracket" / "train").rglob("*.png")).unlink()
     assert "cannot be audited" in cli("audit", done.out).sentence()
     shutil.rmtree(root)
