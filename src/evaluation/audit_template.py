@@ -53,8 +53,8 @@ AUDIT: Final = r"""
   <text x="{{ at }}" y="288" text-anchor="middle">{{ text }}</text>
   {% endfor %}
   <text class="label" x="281" y="308" text-anchor="middle">least distance of an image's patches to the bank</text>
-  <text class="class" x="510" y="{{ middle - 8 }}" text-anchor="end">training images ↑</text>
-  <text class="class" x="510" y="{{ middle + 18 }}" text-anchor="end">others ↓</text>
+  <text class="class" x="510" y="14" text-anchor="end">training images ↑</text>
+  <text class="class" x="510" y="264" text-anchor="end">others ↓</text>
 </svg>
 {% endmacro %}
 
