@@ -87,11 +87,12 @@ class Subject:
 
     @property
     def kinds(self) -> list[str]:
-        """The audits that can be made of it."""
+        """The audits that can be made of it: one run leaves images out, and guesses which."""
         if self.settings.privacy_mechanism == "none":
             return ["one_run"]
-        image = self.settings.plan is None or self.settings.privacy_unit == "image"
-        return ["many_run", "one_run"] if image else ["many_run"]
+        plan = self.settings.plan
+        left_out = plan is None or (plan.unit, plan.adjacency) == ("image", "null")
+        return ["many_run", "one_run"] if left_out else ["many_run"]
 
 
 def by_distance(subject: Subject, stage: Stage) -> tuple[Attack, list[np.ndarray]]:
@@ -212,6 +213,7 @@ def _traced(
 ) -> np.ndarray:
     model = subject.model
     tracing = Tracing(len(canaries), 1 / 2)
+    count = max(1, len(canaries) // 2)  # public, so not how many are in
     told: list[tuple[list[np.ndarray], tuple[np.ndarray, ...]]] = []
 
     def asking(ask: Ask) -> Sums:
@@ -220,7 +222,7 @@ def _traced(
         sums = tuple(block[inside].sum(0) for block in vectors)
         total = added([sums, known.vectors]) if known.records else sums
         told.append((vectors, known.vectors))
-        return Sums(total, max(1, int(inside.sum()) + known.records))
+        return Sums(total, count + known.records)
 
     def keep(answer: Answer) -> None:
         vectors, known = told[-1]

@@ -57,7 +57,7 @@ def invert_bank(
         "verbatim_patches": 0,
     }
     if len(chosen) > 1:  # one row alone shows nothing of any image
-        other = pixels[np.roll(random.permutation(len(chosen)), 1)]
+        other = pixels[random.permutation(len(chosen))]
         shuffled = invert(known, known_pixels, _features(chosen, frame), other)
         figures |= {"median_correlation": found.median, "shuffled": shuffled.median}
     picked = random.permutation(len(chosen))[:SHOWN]
