@@ -44,8 +44,8 @@ from src.privacy.plan import Plan
 from src.privacy.steps import replayed
 
 AUDIT, PAGE = "audit.json", "audit.html"
-RUNS = 20_000  # of a many-run audit, with the canary and without it each
 LEAST_OTHERS = 10  # normal test images of a bank
+MOST_BYTES = 8_000_000_000  # for what all images give to a step, twice
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,13 @@ def _with_answers(run: Finished, plan: Plan, subject: Subject) -> Subject:
         raise ConfigError(
             f"{run.folder} cannot be audited: its answers are of {min(counts)} images of {name}, "
             f"and its clients hold {len(subject.members)}: one was lost on the way"
+        )
+    largest = max(sum(block.size for block in step.ask.blocks) for step, _ in pairs)
+    needed = 2 * 8 * largest * (len(subject.members) + len(subject.others))
+    if needed > MOST_BYTES:
+        raise ConfigError(
+            f"{run.folder} cannot be audited: what the images of {name} give would take "
+            f"{needed / 1e9:.0f} GB of memory, and an audit takes {MOST_BYTES / 1e9:.0f}"
         )
     terms = plan.terms(mu, len(run.file.banks))
     return replace(subject, terms=terms, pairs=pairs, anchors=anchors)

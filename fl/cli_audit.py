@@ -16,12 +16,14 @@ from src.client import Stage
 from src.evaluation.formats import figure
 from src.models.patchcore import Progress
 
+RUNS = 20_000
+
 
 def audit(
     folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a finished simulation")],
     runs: Annotated[
         int, typer.Option(min=100, help="of a many-run audit, with the canary and without it each")
-    ] = 20_000,
+    ] = RUNS,
     out: Annotated[Path | None, typer.Option(help="folder to write; the run's if left out")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of canaries, and of the attacker's images")] = 0,
     public: Annotated[

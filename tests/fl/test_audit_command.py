@@ -293,6 +293,11 @@ def test_what_cannot_be_audited_is_said_in_a_sentence(ended, cli, pieces, tmp_pa
     assert "cannot be audited" in cli("audit", done.out).sentence()
 
 
+def test_more_than_fits_the_memory_is_refused(ended, cli, monkeypatch) -> None:
+    monkeypatch.setattr("fl.audit.MOST_BYTES", 1_000_000)
+    assert "would take 0 GB of memory" in cli("audit", ended("dp_gaussian").out).sentence()
+
+
 def test_few_normal_test_images_are_refused(clean, cli) -> None:
     said = cli("audit", clean.out).sentence()
     assert "bracket has 3 normal test images, and an audit compares with 10 at least" in said
