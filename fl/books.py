@@ -7,6 +7,7 @@ asking again would cost again; the ledger outlives the run, since what was relea
 import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,21 @@ from src.privacy.steps import Answer
 LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
 FORMAT = "fedpatchcore-answers-1"
 ROOM = 1e-6  # of a budget's μ², below which nothing is left of it
+
+
+@dataclass(frozen=True)
+class KeptAnswers:
+    """The answers that a run has had.
+
+    Attributes:
+        mu: what the run may cost in all.
+        plan: what it was to do, in words.
+        exchanges: bank name -> answer, exchange by exchange.
+    """
+
+    mu: float
+    plan: str
+    exchanges: Sequence[dict[str, Answer]]
 
 
 class Books:
@@ -39,10 +55,9 @@ class Books:
         self.shared = bool(ledger)
         self.path, self.answers = Path(ledger) if ledger else out / LEDGER, out / ANSWERS
         self.ledger = read_ledger(self.path) if self.path.exists() else Ledger()
-        self.mu, self.plan = 0.0, ""
-        self.had: list[dict[str, Answer]] = []
-        if resume and self.answers.exists():
-            self._read()
+        going_on = resume and self.answers.exists()
+        kept = read_answers(self.answers) if going_on else KeptAnswers(0.0, "", [])
+        self.mu, self.plan, self.had = kept.mu, kept.plan, list(kept.exchanges)
         self._pending: Sequence[Release] = ()
 
     def begin(self, plan: str, budget: Budget) -> float:
@@ -132,20 +147,27 @@ class Books:
             self.ledger = Ledger(self.ledger.budget).adding((*there, *releases))
             write_ledger(self.path, self.ledger)
 
-    def _read(self) -> None:
-        header, tensors = read_tensors(self.answers, FORMAT)
-        self.mu, self.plan = header["mu"], header["plan"]
-        self.had = [
-            {
-                name: Answer(
-                    tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),
-                    tuple(sigmas),
-                    records,
-                )
-                for name, (sigmas, records) in exchange.items()
-            }
-            for number, exchange in enumerate(header["exchanges"])
-        ]
+
+def read_answers(path: Path) -> KeptAnswers:
+    """The answers that a run has had.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FileError: not a file of answers.
+    """
+    header, tensors = read_tensors(path, FORMAT)
+    exchanges = [
+        {
+            name: Answer(
+                tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),
+                tuple(sigmas),
+                records,
+            )
+            for name, (sigmas, records) in exchange.items()
+        }
+        for number, exchange in enumerate(header["exchanges"])
+    ]
+    return KeptAnswers(header["mu"], header["plan"], exchanges)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The command line: fedpatchcore demo, simulate, deploy, certs, predict, evaluate."""
+"""The command line: fedpatchcore demo, simulate, deploy, certs, predict, evaluate, audit."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from fl.certificates import make_certificates
+from fl.cli_audit import audit
 from fl.cli_data import datasets
 from fl.cli_deploy import deployed
 from fl.cli_report import report
@@ -41,6 +42,7 @@ app.add_typer(deployed, name="deploy")
 app.add_typer(datasets, name="data")
 app.command()(sweep)
 app.command()(report)
+app.command()(audit)
 
 Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engine) or inline")]
 Weights = Annotated[Path | None, typer.Option(help="the weights file the model was made with")]

@@ -192,14 +192,27 @@ def public_images(settings: Settings, name: str) -> InspectionDataset:
     """
     if settings.privacy_donated:
         return by_bank(open_donated(settings), settings.model_scope)[name]
-    root = Path(settings.privacy_public_dir)
+    return images_below(Path(settings.privacy_public_dir), name, "privacy.public-dir")
+
+
+def images_below(root: Path, name: str, said: str) -> InspectionDataset:
+    """All images of a folder, or of the one in it that is named like a bank, as normal ones.
+
+    Args:
+        root: the folder.
+        name: the bank's.
+        said: the setting or option that named the folder.
+
+    Raises:
+        ConfigError: there are none.
+    """
     place = root / name if name != SHARED and (root / name).is_dir() else root
     if not place.is_dir():
-        raise ConfigError(f"privacy.public-dir = {root}: there is no such folder")
+        raise ConfigError(f"{said} = {root}: there is no such folder")
     folders = [place, *sorted(p for p in place.rglob("*") if p.is_dir())]
     paths = [path for folder in folders for path in list_images(folder)]
     if not paths:
-        raise ConfigError(f"privacy.public-dir = {root}: it holds no images")
+        raise ConfigError(f"{said} = {root}: it holds no images")
     samples = [Sample(p, p.relative_to(root).as_posix(), name, "train", 0, "good") for p in paths]
     return InspectionDataset("public", root, samples)
 

@@ -26,6 +26,7 @@ AUDITED = (
     "claimed_epsilon",
     "epsilon_lower_bound",
     "membership_auc",
+    "tracing_auc",
     "tpr_at_1_percent",
     "tpr_at_0.1_percent",
 )

@@ -74,6 +74,7 @@ PRIVACY = (
     Column("membership AUC", "audit.membership_auc"),
     Column("found at 1 % false", "audit.tpr_at_1_percent"),
     Column("at 0.1 %", "audit.tpr_at_0.1_percent"),
+    Column("tracing AUC", "audit.tracing_auc"),
     Column("public images alone", "comparators.public images alone.image_auroc"),
     Column("k-means, no noise", "comparators.k-means without noise.image_auroc"),
 )

@@ -5,7 +5,7 @@ bug or a false claim; below, it shows nothing but how good the attack was.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,28 +129,87 @@ def canary_scores(
     return scores[0], scores[1]
 
 
-def many_run_mu(without: np.ndarray, given: np.ndarray, confidence: float = CONFIDENCE) -> float:
+def many_run_bound(
+    without: np.ndarray, given: np.ndarray, delta: float, confidence: float = CONFIDENCE
+) -> float:
+    """Least ε by scores of independent runs, as `many_run_mu`, whatever the noise is.
+
+    (ε, δ)-privacy asks of any test that 1 − FNR ≤ δ + e^ε FPR, and the same with the two exchanged
+    (Kairouz, Oh and Viswanath, 2015, theorem 2.1). With n runs of a kind that judge, no more than
+    about ln(n / 3.7) can be shown at 95 %.
+
+    Args:
+        without, given: [N] and [M] scores, two of each at least, larger with the canary.
+        delta: δ of the claim.
+        confidence: of the bound.
+
+    Raises:
+        ValueError: fewer scores.
+    """
+    false_positive, false_negative = _error_rates(
+        without, given, lambda wrong, missed: _epsilon_at(wrong, missed, delta), confidence
+    )
+    return max(0.0, _epsilon_at(false_positive, false_negative, delta))
+
+
+def _epsilon_at(false_positive: float, false_negative: float, delta: float) -> float:
+    ratios = (
+        (1 - delta - false_negative) / false_positive,
+        (1 - delta - false_positive) / false_negative,
+    )
+    return math.log(max(*ratios, math.exp(-MOST / 2)))
+
+
+def many_run_mu(
+    without: np.ndarray,
+    given: np.ndarray,
+    confidence: float = CONFIDENCE,
+    threshold: float | None = None,
+) -> float:
     """Least μ by the scores of independent runs without a canary and with it, which are larger.
 
-    Half of the runs choose the threshold, the others judge it: Clopper and Pearson's upper ends of
-    its two error rates give μ ≥ Φ⁻¹(1 − FPR) − Φ⁻¹(FNR) (Nasr et al., 2023, arXiv 2302.07956).
+    Clopper and Pearson's upper ends of the two error rates at a threshold give
+    μ ≥ Φ⁻¹(1 − FPR) − Φ⁻¹(FNR) (Nasr et al., 2023, arXiv 2302.07956).
 
     Args:
         without, given: [N] and [M] scores, two of each at least. Runs must be independent: scores
             of several images in one run are not.
         confidence: of the bound.
+        threshold: chosen before any score was seen; without, half of the runs choose it and the
+            others judge.
+    """
+    return max(0.0, _mu_at(*_error_rates(without, given, _mu_at, confidence, threshold)))
+
+
+def _mu_at(false_positive: float, false_negative: float) -> float:
+    return float(norm.isf(false_positive) - norm.ppf(false_negative))
+
+
+def _error_rates(
+    without: np.ndarray,
+    given: np.ndarray,
+    bound: Callable[[float, float], float],
+    confidence: float,
+    threshold: float | None = None,
+) -> tuple[float, float]:
+    """Upper ends of both error rates at a threshold.
+
+    If it is not given one half of the runs chooses it, by the largest bound; the other judges it.
     """
     if min(len(without), len(given)) < 2:
         raise ValueError("a bound over many runs needs two runs with and two without the canary")
-    thresholds = np.unique(np.quantile(np.concatenate([without[::2], given[::2]]), TRIED))
-    chosen = max(thresholds, key=lambda t: _mu_at(without[::2], given[::2], t, confidence))
-    return max(0.0, _mu_at(without[1::2], given[1::2], chosen, confidence))
 
+    def at(some: slice, limit: float) -> tuple[float, float]:
+        out, in_ = without[some], given[some]
+        false_positive = _upper_end(int((out > limit).sum()), len(out), confidence)
+        false_negative = _upper_end(int((in_ <= limit).sum()), len(in_), confidence)
+        return false_positive, false_negative
 
-def _mu_at(without: np.ndarray, given: np.ndarray, threshold: float, confidence: float) -> float:
-    false_positive = _upper_end(int((without > threshold).sum()), len(without), confidence)
-    false_negative = _upper_end(int((given <= threshold).sum()), len(given), confidence)
-    return float(norm.isf(false_positive) - norm.ppf(false_negative))
+    if threshold is not None:
+        return at(slice(None), threshold)
+    choosing, judging = slice(0, None, 2), slice(1, None, 2)
+    limits = np.unique(np.quantile(np.concatenate([without[choosing], given[choosing]]), TRIED))
+    return at(judging, max(limits, key=lambda limit: bound(*at(choosing, limit))))
 
 
 def _upper_end(count: int, of: int, confidence: float) -> float:
@@ -159,10 +218,14 @@ def _upper_end(count: int, of: int, confidence: float) -> float:
 
 
 def many_run_epsilon(
-    without: np.ndarray, given: np.ndarray, delta: float, confidence: float = CONFIDENCE
+    without: np.ndarray,
+    given: np.ndarray,
+    delta: float,
+    confidence: float = CONFIDENCE,
+    threshold: float | None = None,
 ) -> float:
     """Least ε at δ, by `many_run_mu`, of a mechanism whose noise is Gaussian.
 
     Of any other mechanism the bound on μ holds, but not its translation.
     """
-    return epsilon_for(many_run_mu(without, given, confidence), delta)
+    return epsilon_for(many_run_mu(without, given, confidence, threshold), delta)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+SIDE = 16  # pixels of the square that is seen at a patch
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,44 @@ def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     products = (one * other).sum(1)
     return np.divide(products, lengths, out=np.zeros(len(one)), where=lengths > 1e-12)
+
+
+def patch_pixels(image: np.ndarray, grid: tuple[int, int], side: int = SIDE) -> np.ndarray:
+    """What is seen at each patch of an image: [h w, side²], squares about the patches' middles.
+
+    Args:
+        image: [H, W], as it went through the network; no side below `side` / 2.
+        grid: (h, w) of its patches.
+        side: of a square, in pixels; beyond the image's edges it is mirrored.
+    """
+    windows = sliding_window_view(np.pad(image, side // 2, "reflect"), (side, side))
+    rows, columns = (
+        ((np.arange(count) + 0.5) * length / count).astype(int)
+        for count, length in zip(grid, image.shape, strict=True)
+    )
+    return windows[rows][:, columns].reshape(len(rows) * len(columns), -1)
+
+
+def painted(
+    shape: tuple[int, int], grid: tuple[int, int], places: np.ndarray, pixels: np.ndarray
+) -> np.ndarray:
+    """An image [H, W] of squares at some of its patches, means where they overlap, NaN elsewhere.
+
+    Args:
+        shape: (H, W).
+        grid: (h, w) of its patches.
+        places: [N] of patches, row by row.
+        pixels: [N, side²], what is seen there.
+    """
+    side = round(pixels.shape[1] ** 0.5)
+    total, count = (np.zeros([length + side for length in shape]) for _ in range(2))
+    for place, square in zip(places, pixels, strict=True):
+        row, column = (
+            int((at + 0.5) * length / number)
+            for at, length, number in zip(divmod(int(place), grid[1]), shape, grid, strict=True)
+        )
+        total[row : row + side, column : column + side] += square.reshape(side, side)
+        count[row : row + side, column : column + side] += 1
+    inner = tuple(slice(side // 2, side // 2 + length) for length in shape)
+    total, count = total[inner], count[inner]
+    return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)

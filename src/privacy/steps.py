@@ -181,9 +181,7 @@ def _ask(
     releases = {name: replace(terms, bank=name).releases(step) for name, step in steps.items()}
     note([release for of_bank in releases.values() for release in of_bank])
     sums = asking({name: step.ask for name, step in steps.items()})
-    return {
-        name: _with_noise(sums[name], step, releases[name], noise) for name, step in steps.items()
-    }
+    return {name: released(sums[name], step, releases[name], noise) for name, step in steps.items()}
 
 
 def run_mechanism(
@@ -219,6 +217,29 @@ def planned(mechanism: Mechanism, terms: Terms) -> list[Release]:
 
     run_mechanism(mechanism, nothing, terms, seeded_noise(0), releases.extend)
     return releases
+
+
+def replayed(
+    mechanism: Mechanism, answers: Sequence[Answer]
+) -> tuple[list[tuple[Step, Answer]], PrivateBank]:
+    """What a fresh mechanism asked in a run, by the answers that it had, and what it made of them.
+
+    Raises:
+        ValueError: it asks for other sums than these, or more often, or less.
+    """
+    pairs: list[tuple[Step, Answer]] = []
+    try:
+        step = mechanism.send(None)  # type: ignore[arg-type]  # None starts a generator
+        for answer in answers:
+            sizes = [len(vector) for vector in answer.sums]
+            if sizes != [block.size for block in step.ask.blocks]:
+                raise ValueError(f"the answer to {step.name} has blocks of {sizes} numbers")
+            pairs.append((step, answer))
+            step = mechanism.send(answer)
+    except StopIteration as ended:
+        if len(pairs) == len(answers):
+            return pairs, ended.value
+    raise ValueError(f"the mechanism does not ask {len(answers)} times")
 
 
 def in_process(clients: Sequence[Sequence[Record]]) -> Callable[[Ask], Sums]:
@@ -300,7 +321,12 @@ def seeded_noise(seed: int) -> Noise:
     return np.random.default_rng(seed).standard_normal
 
 
-def _with_noise(sums: Sums, step: Step, releases: Sequence[Release], noise: Noise) -> Answer:
+def released(sums: Sums, step: Step, releases: Sequence[Release], noise: Noise) -> Answer:
+    """The sums of a step with their noise: the only way by which sums leave the server.
+
+    Raises:
+        ValueError: sums of another shape than the step's blocks, or that are not finite.
+    """
     noisy = []
     for total, block, release in zip(sums.vectors, step.ask.blocks, releases, strict=True):
         if total.shape != (block.size,) or not np.isfinite(total).all():

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from src.privacy.accounting import mu_for
+from src.privacy.accounting import epsilon_for, mu_for
 from src.privacy.audit import (
     canary_scores,
+    many_run_bound,
     many_run_epsilon,
     many_run_mu,
     membership,
@@ -139,3 +140,26 @@ def test_many_run_bound_of_scores_that_say_nothing_is_zero() -> None:
     )
     with pytest.raises(ValueError, match="needs two runs"):
         many_run_mu(same[:1], same)
+
+
+@pytest.mark.parametrize("mu", [0.3, 1.0, 2.5])
+def test_bound_without_assumptions_keeps_its_confidence(mu: float) -> None:
+    rng = np.random.default_rng(1)
+    above, bounds = 0, []
+    for _ in range(100):
+        without, given_ = rng.normal(0, 1, 1000), rng.normal(mu, 1, 1000)
+        bounds.append(many_run_bound(without, given_, DELTA))
+        above += bounds[-1] > epsilon_for(mu, DELTA)
+    assert above <= 9  # 5 % of bounds may be above
+    assert np.median(bounds) > 0
+
+
+def test_bound_without_assumptions_by_hand() -> None:
+    apart = many_run_bound(np.zeros(2000), np.ones(2000), 0.0)
+    end = 1 - 0.025 ** (1 / 1000)  # Clopper and Pearson's of none in 1,000
+    assert apart == pytest.approx(math.log((1 - end) / end))
+    assert many_run_bound(np.ones(100), np.ones(100), DELTA) == 0
+    flipped = many_run_bound(np.r_[np.zeros(1000), np.ones(1000)], np.ones(2000), 0.0)
+    assert flipped > 0
+    with pytest.raises(ValueError, match="needs two runs"):
+        many_run_bound(np.ones(1), np.ones(5), DELTA)
