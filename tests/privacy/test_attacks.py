@@ -20,6 +20,7 @@ from src.privacy.attacks import (
 )
 from src.privacy.audit import many_run_bound, many_run_epsilon
 from src.privacy.contributions import Cells, Means, Moments, contribution, summed
+from src.privacy.denoise import shrunk
 from src.privacy.gaussian import dp_gaussian
 from src.privacy.inversion import painted, patch_pixels
 from src.privacy.steps import (
@@ -149,7 +150,8 @@ def test_replay_asks_what_the_run_asked() -> None:
     pairs, bank = replayed(dp_gaussian(3), answers)
     np.testing.assert_array_equal(bank.basis, made.basis)
     assert [step.name for step, _ in pairs] == ["centre", "moments"]
-    centre = answers[0].sums[0] / answers[0].records
+    mean, sigma = (each[0] / answers[0].records for each in (answers[0].sums, answers[0].sigmas))
+    centre = shrunk(mean[None], np.array([sigma]))[0]
     np.testing.assert_array_equal(pairs[1][0].ask.centre, centre)
     for other, said in ((answers[:1], "1 times"), (answers[::-1], "blocks"), ([], "0 times")):
         with pytest.raises(ValueError, match=said):
