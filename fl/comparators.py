@@ -16,34 +16,46 @@ from src.evaluation.scored import evaluate, mean_figures
 from src.models import PatchCore
 from src.models.frame import Frame
 from src.privacy.codebook import k_means
+from src.privacy.gaussian import gaussian_of
 from src.privacy.records import sampled_patches
 
 PUBLIC, K_MEANS = "public images alone", "k-means without noise"
+PUBLIC_GAUSSIAN = "Gaussian of public images"
 DRAWN = 100_000  # patches that the cells of k-means are made from
 
-Make = Callable[[str, InspectionDataset], np.ndarray]  # a bank's name and its training images
+Bank = tuple[np.ndarray, Frame | None]
+Make = Callable[[str, InspectionDataset], Bank]  # of a bank's name and its training images
 
 
 def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) -> dict[str, dict]:
     """Figures of each comparator over the test images, means over the objects.
 
-    Public images alone: greedy selection of `model.coreset-percentage` of their patches. K-means
-    without noise: as many cells as a codebook has, from patches of all training images.
+    Public images alone: as many of their patches, by greedy selection, as the centralized bank has
+    rows; and the Gaussian of their patches, with a ridge as in `dp_gaussian`. K-means without
+    noise: as many cells as a codebook has, from patches of all training images.
     """
     if settings.plan is None or not settings.evaluate_baselines:
         return {}
     random = np.random.default_rng(settings.seed)
 
-    def public(name: str, train: InspectionDataset) -> np.ndarray:
-        return find_candidates(model, public_images(settings, name)).own().rows
+    def greedy(name: str, train: InspectionDataset) -> Bank:
+        public = public_images(settings, name)
+        return find_candidates(model, public, reach=len(train) / len(public)).rows, None
 
-    def centres(name: str, train: InspectionDataset) -> np.ndarray:
+    def gaussian(name: str, train: InspectionDataset) -> Bank:
+        rows = sampled_patches(model, public_images(settings, name), DRAWN, random)
+        found = gaussian_of(rows)
+        return np.zeros((1, rows.shape[1]), np.float32), Frame(found.mean, found.scaling())
+
+    def centres(name: str, train: InspectionDataset) -> Bank:
         rows = sampled_patches(model, train, DRAWN, random)
-        return k_means(rows, min(settings.privacy_cells, len(rows)), random).astype(np.float32)
+        cells = min(settings.privacy_cells, len(rows))
+        return k_means(rows, cells, random).astype(np.float32), Frame()
 
-    found = {K_MEANS: _figures(model, data, settings, centres, Frame(), progress)}
+    found = {K_MEANS: _figures(model, data, settings, centres, progress)}
     if settings.has_public:
-        found[PUBLIC] = _figures(model, data, settings, public, None, progress)
+        found[PUBLIC] = _figures(model, data, settings, greedy, progress)
+        found[PUBLIC_GAUSSIAN] = _figures(model, data, settings, gaussian, progress)
     return found
 
 
@@ -52,7 +64,6 @@ def _figures(
     data: Split,
     settings: Settings,
     make: Make,
-    frame: Frame | None,
     progress: Stage,
 ) -> dict:
     banks = {n: make(n, train) for n, train in by_bank(data.train, settings.model_scope).items()}
@@ -60,6 +71,7 @@ def _figures(
     for name, images in by_object(data.test).items():
         bank = banks.get(name, banks.get(SHARED))
         if bank is not None:
-            scored = score_with(model, bank, images, progress, frame)
+            rows, frame = bank
+            scored = score_with(model, rows, images, progress, frame)
             found.append(evaluate(model, images, scored))
     return mean_figures(found)

@@ -4,6 +4,7 @@ The same keys serve `flwr run --run-config`, configs/*.toml and `fedpatchcore si
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from src.privacy.plan import NAMES, Plan
 
 Scalar = str | int | float | bool
 
+OWN_SIZE = re.compile(r"own(?:\*((?:0|[1-4])?\.?\d+))?")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -30,8 +32,12 @@ class ConfigError(ValueError):
 
 def _image_size(text: str) -> str:
     parts = text.lower().split("x")
-    if text != "own" and not (len(parts) <= 2 and all(p.isdigit() and int(p) >= 32 for p in parts)):
-        raise ValueError('must be a side in pixels such as "256", "HxW" from 32x32 up, or "own"')
+    sides = len(parts) <= 2 and all(p.isdigit() and int(p) >= 32 for p in parts)
+    if not sides and not OWN_SIZE.fullmatch(text):
+        raise ValueError(
+            'must be a side in pixels such as "256", "HxW" from 32x32 up, "own", or a multiple of '
+            'that such as "own*0.75"'
+        )
     return text
 
 
@@ -86,9 +92,12 @@ class Settings(BaseModel):
     data_objects: str = _key("data.objects", min_length=1)
     # of each object at most so many training images, drawn by the seed; 0: all
     data_train_images: int = _key("data.train-images", ge=0)
-    # side of a square, HxW, or own; then a centre crop of that side (0: none)
+    # side of a square, HxW, own, or a multiple of own such as own*0.75; then a centre crop of that
+    # side (0: none)
     data_image_size: Annotated[Text, AfterValidator(_image_size)] = _key("data.image-size")
     data_crop: int = _key("data.crop", ge=0)
+    # bring brightness and contrast of all images to the same values
+    data_even_light: bool = _key("data.even-light")
     # true: server and clients see one data root, partitioned among the clients (simulation);
     # false: each node holds its own, named by data-root in its node config (deployment)
     data_shared: bool = _key("data.shared")
@@ -234,11 +243,17 @@ class Settings(BaseModel):
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(H, W) that images are resized to; None for their own size."""
-        if self.data_image_size == "own":
+        """(H, W) that images are resized to; None for their own size, times `image_scale`."""
+        if self.data_image_size.startswith("own"):
             return None
         parts = [int(p) for p in self.data_image_size.lower().split("x")]
         return parts[0], parts[-1]
+
+    @property
+    def image_scale(self) -> float:
+        """What images' own sides are multiplied with."""
+        found = OWN_SIZE.fullmatch(self.data_image_size)
+        return float(found[1]) if found and found[1] else 1.0
 
     def flat(self) -> dict[str, Scalar]:
         """The settings by key, as a run config takes them."""

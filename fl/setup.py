@@ -56,6 +56,8 @@ def build_model(settings: Settings) -> PatchCore:
             backbone=_extractor(settings.model_backbone, layers, settings.model_weights),
             coreset_percentage=settings.model_coreset_percentage,
             image_size=settings.image_size,
+            scale=settings.image_scale,
+            even_light=settings.data_even_light,
             crop=settings.data_crop or None,
             neighbors=settings.model_neighbors,
             border=settings.model_border,

@@ -80,7 +80,14 @@ def _extract(settings: Settings, show: Callable[[int, int], None]) -> None:
 
 def _what_features_are_of(s: Settings) -> tuple[object, ...]:
     model = (s.model_backbone, s.model_layers, s.model_weights)
-    data = (s.data_kind, s.data_root, s.data_objects, s.image_size, s.data_crop)
+    data = (
+        s.data_kind,
+        s.data_root,
+        s.data_objects,
+        s.data_image_size,
+        s.data_crop,
+        s.data_even_light,
+    )
     return (*model, *data, s.cache_dir)
 
 

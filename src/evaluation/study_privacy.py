@@ -22,6 +22,11 @@ BESIDE = {  # figure of a run -> how its line looks
     "centralized.image_auroc": ("centralized, not private", "#9a4a00", (0, (6, 2))),
     "comparators.k-means without noise.image_auroc": ("k-means, no noise", "#2b7a4b", (0, (1, 2))),
     "comparators.public images alone.image_auroc": ("public images alone", "#6b7280", (0, (3, 2))),
+    "comparators.Gaussian of public images.image_auroc": (
+        "public images, Gaussian",
+        "#6b7280",
+        (0, (1, 1)),
+    ),
 }
 CHANCE = 0.5
 

@@ -76,6 +76,7 @@ PRIVACY = (
     Column("at 0.1 %", "audit.tpr_at_0.1_percent"),
     Column("tracing AUC", "audit.tracing_auc"),
     Column("public images alone", "comparators.public images alone.image_auroc"),
+    Column("their Gaussian", "comparators.Gaussian of public images.image_auroc"),
     Column("k-means, no noise", "comparators.k-means without noise.image_auroc"),
 )
 FAIRNESS = (

@@ -27,6 +27,8 @@ Prepared = tuple[Tensor, Size]  # a network input, and the image's size before
 Stack = tuple[Tensor, list[Size]]  # network inputs of one shape, and their sizes before
 CHUNK = 8  # images that a thread decodes and stacks at a time
 BATCH_PIXELS = 128 * 224 * 224  # of a batch on a GPU, where no number of images is given
+LIGHT, CONTRAST = 0.45, 0.15  # about those of photographs
+LEAST_SIDE, STEP = 32, 8  # pixels of a side that scaling leaves, and of which they are multiples
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,16 @@ class Preparation:
         size: (H, W) to resize to; None keeps the image's own size.
         crop: side of a centre crop after that; None takes the whole.
         interpolation: bilinear or bicubic, as the backbone was trained.
+        scale: without a size, what the image's own sides are multiplied with; other than 1 it gives
+            multiples of 8 pixels.
+        even_light: bring brightness and contrast of all images to the same values.
     """
 
     size: Size | None = None
     crop: int | None = None
     interpolation: str = "bilinear"
+    scale: float = 1.0
+    even_light: bool = False
 
     def __call__(self, image: Tensor) -> Tensor:
         """[3, H, W] in [0, 1] -> the network's input [3, H', W'] in [0, 1]."""
@@ -85,15 +92,27 @@ class Preparation:
         if not image.is_floating_point():
             raise ValueError(f"an image must be of floats in [0, 1], not of {image.dtype}")
         image = image.float()
-        if self.size is not None and tuple(image.shape[1:]) != self.size:
+        own = (image.shape[1], image.shape[2])
+        resized, _ = self.frames(own)
+        if resized != own:
             mode = InterpolationMode(self.interpolation)
-            image = tvf.resize(image, list(self.size), mode, antialias=True).clamp_(0, 1)
+            image = tvf.resize(image, list(resized), mode, antialias=True).clamp_(0, 1)
+        if self.even_light:
+            image = evened(image)
         return image if self.crop is None else tvf.center_crop(image, [self.crop, self.crop])
 
     def frames(self, image_size: Size) -> tuple[Size, Size]:
         """(size after resizing, size after cropping) of an image of the given size."""
-        resized = self.size or image_size
+        scaled = [max(LEAST_SIDE, STEP * round(self.scale * side / STEP)) for side in image_size]
+        own = image_size if self.scale == 1 else (scaled[0], scaled[1])
+        resized = self.size or own
         return resized, resized if self.crop is None else (self.crop, self.crop)
+
+
+def evened(image: Tensor) -> Tensor:
+    """An image [3, H, W] whose values have the mean `LIGHT` and the deviation `CONTRAST`."""
+    deviation = image.std(correction=0) + 1e-3  # an image of one value has none
+    return ((image - image.mean()) / deviation * CONTRAST + LIGHT).clamp_(0, 1)
 
 
 def extract(

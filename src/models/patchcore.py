@@ -63,6 +63,9 @@ class PatchCore:
         weights: a local state dict (.safetensors, .pth) in place of the published weights.
         image_size: side of a square, or (H, W), that images are resized to; None keeps each
             image's own size.
+        scale: with image_size None, what each image's own sides are multiplied with.
+        even_light: bring brightness and contrast of all images to the same values, where lighting
+            differs from image to image and is no defect.
         crop: side of a centre crop after resizing.
         patch_size: side of the neighbourhood each patch feature averages.
         neighbors: b of the score's re-weighting; 1 turns it off.
@@ -97,6 +100,8 @@ class PatchCore:
         pretrained: bool = True,
         weights: str | Path | None = None,
         image_size: int | Size | None = None,
+        scale: float = 1.0,
+        even_light: bool = False,
         crop: int | None = None,
         patch_size: int = 3,
         neighbors: int = 9,
@@ -124,9 +129,10 @@ class PatchCore:
         self.threshold: float | None = None
         self.memory_bank = MemoryBank(self.backbone.get_feature_dim(), device=self.device)
         self.frame: Frame | None = None
-        self.preparation = Preparation(
-            None if size is None else (size[0], size[1]), crop, self.backbone.interpolation
-        )
+        if not 0 < scale <= 4 or (size is not None and scale != 1):
+            raise ValueError(f"scale is {scale}: above 0, at most 4, and without an image_size")
+        fixed = None if size is None else (size[0], size[1])
+        self.preparation = Preparation(fixed, crop, self.backbone.interpolation, scale, even_light)
         self.cache = None if cache is None else FeatureCache(cache, self._signature())
 
     def fit(self, dataset: Iterable) -> "PatchCore":
@@ -388,6 +394,8 @@ class PatchCore:
             "coreset_percentage": self.coreset_percentage,
             "weights": self.backbone.weights,
             "image_size": self.preparation.size,
+            "scale": self.preparation.scale,
+            "even_light": self.preparation.even_light,
             "crop": self.preparation.crop,
             "patch_size": self.patch_size,
             "neighbors": self.neighbors,
@@ -396,8 +404,11 @@ class PatchCore:
 
     def _signature(self) -> dict[str, object]:
         shaping = ("backbone", "layers", "image_size", "crop", "patch_size")
+        scale = self.preparation.scale
         return {
             **{key: self._config()[key] for key in shaping},
+            **({} if scale == 1 else {"scale": scale}),
+            **({"even_light": True} if self.preparation.even_light else {}),
             "fingerprint": self.backbone.fingerprint,
             "precision": "float32" if self.device.type == "cpu" else "bfloat16 convolutions",
         }

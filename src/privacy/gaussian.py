@@ -104,6 +104,14 @@ def fit_gaussian(
     return Gaussian(centre + away, values, vectors)
 
 
+def gaussian_of(public: np.ndarray) -> Gaussian:
+    """The Gaussian of public patches [N, D]; with a ridge, as few images do not tell all of it."""
+    covariance = np.cov(public.T, bias=True)
+    ridge = RIDGE * np.trace(covariance) / len(covariance)
+    values, vectors = np.linalg.eigh((1 - RIDGE) * covariance + ridge * np.eye(len(covariance)))
+    return Gaussian(public.mean(0), values[::-1], vectors[:, ::-1])
+
+
 def _mean(answer: Answer) -> np.ndarray:
     """The mean [D] that the first block of an answer adds up to, nearer to zero by its noise."""
     mean, sigma = answer.sums[0] / answer.records, answer.sigmas[0] / answer.records

@@ -99,7 +99,7 @@ def test_missing_key_is_refused() -> None:
         ("data.root", 5, "valid string"),
         ("cache.dir", "./cache", "absolute path"),
         ("out", "outputs/run", "absolute path"),
-        ("data.image-size", "big", '"256", "HxW" from 32x32 up, or "own"'),
+        ("data.image-size", "big", '"256", "HxW" from 32x32 up, "own", or'),
         ("data.image-size", 31, "from 32x32 up"),
         ("data.image-size", "64x64x3", "HxW"),
         ("data.crop", -1, "greater than or equal to 0"),

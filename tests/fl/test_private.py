@@ -409,7 +409,8 @@ def test_private_bank_stands_beside_public_images_alone_and_k_means(private, par
     donated = {"data__train_images": 4, "privacy__donated": 2, "evaluate__baselines": True}
     done = private(**donated)
     metrics = done.metrics
-    assert set(metrics["comparators"]) == {"k-means without noise", "public images alone"}
+    names = {"k-means without noise", "public images alone", "Gaussian of public images"}
+    assert set(metrics["comparators"]) == names
     for figures in metrics["comparators"].values():
         assert 0 <= figures["image_auroc"] <= 1
     assert metrics["dataset"]["train_images"] == 4

@@ -190,3 +190,20 @@ def test_a_gpu_gives_the_features_of_the_cpu_to_the_precision_of_bfloat16(lite, 
     on_gpu = FeatureExtractor("efficientnet_lite0", ["layer2", "layer3"]).cuda()
     for one, other in zip(expected, features(on_gpu, mixed, batch_size=2), strict=True):
         assert (one - other.cpu()).norm() < 0.05 * one.norm()
+
+
+def test_scaled_images_keep_their_shape() -> None:
+    half = Preparation(scale=0.5)
+    assert half.frames((101, 60)) == ((48, 32), (48, 32))  # in steps of 8, no side below 32
+    assert half(torch.rand(3, 128, 96)).shape == (3, 64, 48)
+    assert Preparation(crop=40, scale=0.5).frames((128, 96)) == ((64, 48), (40, 40))
+
+
+def test_even_light_leaves_what_is_drawn_and_takes_how_it_was_lit() -> None:
+    drawn = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    prepare = Preparation(even_light=True)
+    evened = prepare(drawn)
+    assert float(evened.mean()) == pytest.approx(0.45, abs=0.01)
+    assert float(evened.std()) == pytest.approx(0.15, abs=0.01)
+    torch.testing.assert_close(prepare(0.2 + 0.5 * drawn), evened, atol=5e-3, rtol=0)
+    assert torch.isfinite(prepare(torch.full((3, 40, 40), 0.3))).all()
