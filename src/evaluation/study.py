@@ -46,6 +46,7 @@ SHORT = {
     "num-server-rounds": "rounds",
     "coreset-percentage": "coreset",
     "memory-limit-mb": "memory",
+    "epsilon": "ε",
 }
 SPOKEN = (
     "partition.kind",
@@ -53,6 +54,7 @@ SPOKEN = (
     "dataset",
     "partition.file",
     "model.backbone",
+    "privacy.mechanism",
 )  # value says all
 
 

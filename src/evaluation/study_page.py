@@ -31,7 +31,7 @@ from src.files import write_whole
 
 def write_study(folder: Path, study: Study) -> Path:
     """Write page, tables and figures below `folder`; returns the page's path."""
-    tables, drawn = tables_of(study, folder), [*drawings(study), *privacy_drawings(study)]
+    tables, drawn = tables_of(study, folder), [*privacy_drawings(study), *drawings(study)]
     for table in tables:
         write_whole(folder / "tables" / f"{table.name}.csv", as_csv(table))
         write_whole(folder / "tables" / f"{table.name}.md", as_markdown(table))

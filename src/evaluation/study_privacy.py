@@ -29,6 +29,7 @@ BESIDE = {  # figure of a run -> how its line looks
     ),
 }
 CHANCE = 0.5
+APART = 1.03  # times that lines lie apart
 
 Point = tuple[float, Estimate]
 
@@ -100,7 +101,7 @@ def _lines(study: Study, key: str) -> dict[str, list[Point]]:
             continue
         rest = {k: v for k, v in group.settings.items() if k != key}
         names = {k: k.rpartition(".")[2] for k in rest}
-        name = label(rest, names).removeprefix("mechanism ") or settings[MECHANISM]
+        name = label(rest, names) or settings[MECHANISM]
         lines.setdefault(name, []).append((float(settings[key]), quality))
     lines = {name: sorted(points, key=lambda p: p[0]) for name, points in lines.items()}
     return lines if max(map(len, lines.values()), default=0) > 1 else {}
@@ -118,7 +119,8 @@ def _plotted(
     figure, axes = square_axes([])
     for number, (line, points) in enumerate(lines.items()):
         marker, colour = marker_of(number, len(lines))
-        at, means = [p[0] for p in points], [p[1].mean for p in points]
+        aside = APART ** (number - (len(lines) - 1) / 2)  # so that no bar hides another
+        at, means = [p[0] * aside for p in points], [p[1].mean for p in points]
         halves = [p[1].half or 0.0 for p in points]
         axes.errorbar(
             at, means, yerr=halves, ecolor=colour, fmt="none", elinewidth=1.2, capsize=2.5
