@@ -30,6 +30,7 @@ AUROC = "Image AUROC"
 WIDTH = 6.7  # inches: the page shows it at this size, and so does a column of A4
 ROW, LINE = 0.42, 0.19  # inches that a group takes, and a line of a legend
 DPI = 200  # of the PNG
+LEGEND = 84  # characters across
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fedpatchcore",
     "font.family": "sans-serif",
@@ -410,11 +411,12 @@ def put_legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if 1 < len(names) <= len(MARKERS):
         place: dict[str, Any] = {"loc": "outside upper left", "frameon": False}
-        figure.legend(handles, names, ncols=_columns(names), **place)
+        shown = [_broken(name, LEGEND) for name in names]
+        figure.legend(handles, shown, ncols=_columns(names), **place)
 
 
 def _columns(names: Sequence[str]) -> int:
-    return max(1, min(len(names), 84 // (max(map(len, names)) + 6)))
+    return max(1, min(len(names), LEGEND // (max(map(len, names)) + 6)))
 
 
 def points_of(groups: Sequence[Group], x: str, y: str) -> list[tuple[Group, float, float]]:
