@@ -17,7 +17,7 @@ from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl.asks import unpack_sums
-from fl.books import Books
+from fl.books import LEDGER, Books
 from fl.config import ConfigError, Settings
 from fl.intake import RoundFailed
 from fl.messages import check_size
@@ -158,6 +158,26 @@ class PrivateRound:
                 )
         self._came[sender.client] = sums
         strategy.add_seconds(sender)
+
+
+def open_books(settings: Settings, out: Path) -> Books | None:
+    """The books of a run that has a mechanism, whatever it promises.
+
+    Raises:
+        ConfigError: the ledger cannot be read; or the run has none, and would release beside a
+            private run what that protects.
+    """
+    if settings.privacy_mechanism == "none":
+        if (out / LEDGER).exists():
+            raise ConfigError(
+                f"{out} holds the ledger of a private run: an ordinary run there would release "
+                "what it protects; name another directory as out"
+            )
+        return None
+    try:
+        return Books(out, settings.privacy_ledger, settings.resume)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def noise_of(settings: Settings, books: Books) -> Noise:

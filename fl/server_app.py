@@ -10,14 +10,13 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fl.baseline import centralized
-from fl.books import Books
 from fl.checkpoint import ROUND, keep_merge, take_up_merge
 from fl.comparators import compare
 from fl.config import Settings, check_settings
 from fl.exchange import Exchange, Roster
 from fl.intake import RoundFailed
 from fl.node import PARTITION, Clock
-from fl.private import check_groups
+from fl.private import check_groups, open_books
 from fl.progress import SERVER, reporter
 from fl.run_directory import held, pool_scores, write_config, write_run
 from fl.setup import build_model, clear_scratch, open_split, partition_data, run_folder
@@ -73,10 +72,11 @@ def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
 
     roster = Roster(nodes)
     keep = partial(keep_merge, out=out)
-    books = Books(out, settings.privacy_ledger, settings.resume)
+    books = open_books(settings, out)
     strategy = FederatedPatchCore(settings, model, roster, workspace, progress, keep, books)
     patient = Exchange(grid, roster, settings.min_clients or len(nodes))
-    if settings.resume and not (books.had and not (out / ROUND).exists()):
+    broke_off = books and books.had and not (out / ROUND).exists()  # within a private round
+    if settings.resume and not broke_off:
         take_up_merge(strategy, out)
         if strategy.done == strategy.rounds and not settings.plan:  # new images would cost anew
             strategy.look_for_growth(patient)

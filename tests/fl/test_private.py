@@ -147,6 +147,25 @@ def test_a_second_run_on_one_ledger_is_refused_before_it_asks(private, misbehave
     assert ledger.epsilon == pytest.approx(120)
 
 
+def test_an_ordinary_run_beside_a_ledger_is_refused(private, run, tmp_path) -> None:
+    private(out=str(tmp_path))
+    with pytest.raises(ConfigError, match="would release what it protects"):
+        run(out=str(tmp_path))
+
+
+def test_a_ledger_that_cannot_be_read_is_refused_in_a_sentence(private, tmp_path) -> None:
+    (tmp_path / LEDGER).write_text("{}")
+    with pytest.raises(ConfigError, match="is not a privacy ledger that holds"):
+        private(out=str(tmp_path))
+
+
+def test_without_a_part_of_the_budget_there_is_no_threshold(private) -> None:
+    done = private(privacy__threshold_part=0.0)
+    assert done.metrics["threshold"] == {}
+    assert "threshold: scores" not in {r.name for r in read_ledger(done.out / LEDGER).releases}
+    assert read_ledger(done.out / LEDGER).epsilon == pytest.approx(50)
+
+
 def test_runs_that_share_a_ledger_share_its_budget(private, tmp_path) -> None:
     ledger = tmp_path / "books" / "ledger.json"
     private(privacy__ledger=str(ledger))
