@@ -54,6 +54,7 @@ def main(grid: Grid, context: Context) -> None:
 def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
     """The rounds themselves, in a run directory that is ours."""
     check_tracker(settings.track)
+    books = open_books(settings, out)
     clear_scratch(out)
     write_config(out, settings)
     clock = Clock()
@@ -72,7 +73,6 @@ def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
 
     roster = Roster(nodes)
     keep = partial(keep_merge, out=out)
-    books = open_books(settings, out)
     strategy = FederatedPatchCore(settings, model, roster, workspace, progress, keep, books)
     patient = Exchange(grid, roster, settings.min_clients or len(nodes))
     broke_off = books and books.had and not (out / ROUND).exists()  # within a private round

@@ -149,8 +149,10 @@ def test_a_second_run_on_one_ledger_is_refused_before_it_asks(private, misbehave
 
 def test_an_ordinary_run_beside_a_ledger_is_refused(private, run, tmp_path) -> None:
     private(out=str(tmp_path))
+    before = (tmp_path / "metrics.json").read_text()
     with pytest.raises(ConfigError, match="would release what it protects"):
         run(out=str(tmp_path))
+    assert (tmp_path / "metrics.json").read_text() == before
 
 
 def test_a_ledger_that_cannot_be_read_is_refused_in_a_sentence(private, tmp_path) -> None:
