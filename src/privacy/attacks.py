@@ -4,7 +4,7 @@ Each gives numbers to what `audit` makes bounds of. The attacker knows all that 
 bank, the questions that were asked, the answers with their noise, and the images in question.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from src.privacy.audit import membership, one_run_epsilon
 from src.privacy.contributions import Ask, Scores, contribution, unit_patches
 from src.privacy.ledger import Release
 from src.privacy.legacy import legacy_embedding_noise
-from src.privacy.records import records_of
+from src.privacy.records import patches_of, records_of
 from src.privacy.steps import Answer, Noise, Step, Sums, released
 
 CANARY_PATCHES = 16  # of the image of one patch all over; their number does not matter
@@ -271,5 +271,4 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 def mean_patches(model: PatchCore, images: InspectionDataset) -> np.ndarray:
     """Mean unit patch of each image [N, D]."""
-    found: Iterable = (grid for batch in model.embed(images) for grid in batch.features)
-    return np.stack([unit_patches(g.flatten(0, 1).float().cpu().numpy()).mean(0) for g in found])
+    return np.stack([unit_patches(rows).mean(0) for rows in patches_of(model, images)])

@@ -62,6 +62,13 @@ def _read(
         for prediction in model.score(images, progress=progress):
             yield np.array([prediction.score])
         return
+    yield from patches_of(model, images, progress)
+
+
+def patches_of(
+    model: PatchCore, images: InspectionDataset, progress: Progress | None = None
+) -> Iterator[np.ndarray]:
+    """The patches [P, D] of each image, float32, as the model makes them."""
     for batch in model.embed(images, progress):
         for grid in batch.features:
             yield grid.flatten(0, 1).float().cpu().numpy()
@@ -72,11 +79,7 @@ def sampled_patches(
 ) -> np.ndarray:
     """Patches [n, D] of unit length, float64, as many from each image; about `most` of all."""
     each = -(-most // len(images))
-    taken = []
-    for batch in model.embed(images):
-        for grid in batch.features:
-            rows = grid.flatten(0, 1).float().cpu().numpy()
-            taken.append(rows[random.permutation(len(rows))[:each]])
+    taken = [rows[random.permutation(len(rows))[:each]] for rows in patches_of(model, images)]
     return unit_patches(np.concatenate(taken))[:most]
 
 
