@@ -5,6 +5,7 @@ asking again would cost again; the ledger outlives the run, since what was relea
 """
 
 import fcntl
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -78,16 +79,24 @@ class Books:
             )
         self.plan = plan
         if not self.had:
-            spent = Ledger(budget, self.ledger.releases)
-            room = budget.mu**2 - spent.mu**2
-            if room <= ROOM * budget.mu**2:
-                raise BudgetExceeded(
-                    f"privacy: the {len(spent.releases)} releases in {self.path} have spent ε = "
-                    f"{spent.epsilon:.4g} at δ = {budget.delta:g}, and the budget is "
-                    f"{budget.epsilon:g}; go on from them with resume, or raise privacy.epsilon"
-                )
-            self.mu = room**0.5
+            self.mu = self.room(budget)
         return self.mu
+
+    def room(self, budget: Budget) -> float:
+        """What earlier releases leave of a budget's μ.
+
+        Raises:
+            BudgetExceeded: nothing.
+        """
+        spent = Ledger(budget, self.ledger.releases)
+        room = budget.mu**2 - spent.mu**2
+        if room <= ROOM * budget.mu**2:
+            raise BudgetExceeded(
+                f"privacy: the {len(spent.releases)} releases in {self.path} have spent ε = "
+                f"{spent.epsilon:.4g} at δ = {budget.delta:g}, and the budget is "
+                f"{budget.epsilon:g}; go on from them with resume, or raise privacy.epsilon"
+            )
+        return room**0.5
 
     def open(self, budget: Budget | None, releases: Sequence[Release]) -> None:
         """Take up a budget, and see that what is planned fits into it, before anything is asked.
@@ -96,12 +105,18 @@ class Books:
 
         Raises:
             BudgetExceeded: it does not fit.
-            ValueError: the ledger is of another unit or adjacency.
+            ValueError: the ledger is of another unit or adjacency, or not this run's.
         """
         had: dict[str, int] = {}
         for answers in self.had:
             for name, answer in answers.items():
                 had[name] = had.get(name, 0) + len(answer.sums)
+        listed = Counter(release.bank for release in self.ledger.releases)
+        if any(listed[name] < count for name, count in had.items()):
+            raise ValueError(
+                f"{self.path} lacks what the run in {self.answers.parent} has released: name the "
+                "ledger that it was begun with"
+            )
         left = []
         for release in releases:
             if had.get(release.bank, 0):

@@ -164,8 +164,8 @@ def open_books(settings: Settings, out: Path) -> Books | None:
     """The books of a run that has a mechanism, whatever it promises.
 
     Raises:
-        ConfigError: the ledger cannot be read; or the run has none, and would release beside a
-            private run what that protects.
+        ConfigError: the ledger cannot be read, or its budget is spent; or the run has none, and
+            would release beside a private run what that protects.
     """
     if settings.privacy_mechanism == "none":
         if (out / LEDGER).exists():
@@ -175,7 +175,10 @@ def open_books(settings: Settings, out: Path) -> Books | None:
             )
         return None
     try:
-        return Books(out, settings.privacy_ledger, settings.resume)
+        books = Books(out, settings.privacy_ledger, settings.resume)
+        if settings.plan and not books.had:
+            books.room(settings.plan.budget(1))  # of how many records does not matter for that
+        return books
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -266,7 +269,7 @@ def spoil(
 
 def described(settings: Settings, books: Books | None) -> dict[str, Any]:
     """What a run says of its privacy: key `privacy` of metrics.json."""
-    if settings.privacy_mechanism == "none" or books is None:
+    if books is None:
         return {"mechanism": "none", "guarantee": RAW}
     ledger = books.ledger
     said: dict[str, Any] = {"mechanism": settings.privacy_mechanism, "guarantee": guarantee(ledger)}
