@@ -32,8 +32,8 @@ from benchmarks.common import (
 )
 from benchmarks.features import features
 from benchmarks.peers import Select, anomalib, approximate, loop
-from src.models.coreset import IN_CACHE, farthest_first
-from src.models.nearest import nearest, tiles
+from src.models.coreset.blocks import IN_CACHE, farthest_first
+from src.models.search.flat_index import nearest, tiles
 
 PEERS = ("loop", "anomalib", "approximate")
 # how far, relatively, a pick's distance may fall short of the largest: float32 tells squared

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.common import check_device, device_name, median_seconds, report, wait
-from src.banks import ClientBank
-from src.client import calibrate_with, code_bank, find_candidates
-from src.coding import Coding
 from src.data.dataset import read_image
-from src.merge import merge_banks
+from src.federated.candidates import calibrate_with, code_bank, find_candidates
+from src.federated.codec import Coding
+from src.federated.merge import merge_banks
+from src.federated.types import ClientBank
 from src.models.extraction import BATCH_PIXELS
 from src.models.patchcore import PatchCore
 

@@ -31,7 +31,7 @@ from benchmarks.common import (
 )
 from benchmarks.features import features
 from src.models import MemoryBank
-from src.models.nearest import nearest, tiles
+from src.models.search.flat_index import nearest, tiles
 
 CHECKED = 200  # queries
 QUERIES, ROWS = 8192, 65536  # a tile of the products

@@ -16,9 +16,9 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fl.arrays import pack_banks, read_header, read_rows
 from fl.messages import ABOUT, Sender, pack_sender, raise_failure, unpack_sender, unreadable
-from src.banks import BankRefused
-from src.privacy.contributions import Ask, Block, Cells, Means, Moments, Scores
-from src.privacy.steps import Sums
+from src.federated.types import BankRefused
+from src.privacy.queries import Ask, Block, Cells, Means, Moments, Scores
+from src.privacy.runner import Sums
 
 ASK, SUMS = "ask", "sums"
 KINDS: dict[str, type[Ask]] = {kind.__name__: kind for kind in (Means, Moments, Cells, Scores)}

@@ -30,18 +30,18 @@ from fl.node import PARTITION
 from fl.private import LEGACY, images_below, public_patches
 from fl.run_directory import CONFIG, METRICS
 from fl.setup import Split, build_model, open_split
-from src.client import Stage, by_bank
 from src.data import DataError
 from src.data.partition import Partition
-from src.evaluation.audit_page import Finding, write_audit_page
-from src.files import write_whole
+from src.federated.candidates import Stage, by_bank
 from src.models import FileError, PatchCore
 from src.models.model_file import ModelFile
-from src.privacy.attacks import Attack
-from src.privacy.audit import CONFIDENCE
+from src.privacy.attacks.auditing import CONFIDENCE
+from src.privacy.attacks.membership import Attack
 from src.privacy.ledger import Ledger, read_ledger
-from src.privacy.plan import Plan
-from src.privacy.steps import replayed
+from src.privacy.mechanisms.config import Plan
+from src.privacy.runner import replayed
+from src.reporting.audit.page import Finding, write_audit_page
+from src.storage.atomic import write_whole
 
 AUDIT, PAGE = "audit.json", "audit.html"
 LEAST_OTHERS = 10  # normal test images of a bank

@@ -8,11 +8,13 @@ import torch
 
 from fl.config import Settings
 from fl.private import LEGACY
-from src.client import Stage
 from src.data import InspectionDataset
+from src.federated.candidates import Stage
 from src.models import PatchCore
-from src.models.bounded import BoundedRows
-from src.privacy.attacks import (
+from src.models.coreset.streaming import BoundedRows
+from src.privacy.attacks.auditing import many_run_bound, many_run_epsilon
+from src.privacy.attacks.embedding_noise import legacy_embedding_noise
+from src.privacy.attacks.membership import (
     Asked,
     Attack,
     Bank,
@@ -29,12 +31,10 @@ from src.privacy.attacks import (
     unit_rows,
     worst_patches,
 )
-from src.privacy.audit import many_run_bound, many_run_epsilon
-from src.privacy.contributions import Ask, added, contribution
-from src.privacy.legacy import legacy_embedding_noise
-from src.privacy.plan import Plan
+from src.privacy.mechanisms.config import Plan
+from src.privacy.queries import Ask, added, contribution
 from src.privacy.records import records_of, sums_of
-from src.privacy.steps import Answer, Step, Sums, Terms, run_mechanism, system_noise
+from src.privacy.runner import Answer, Step, Sums, Terms, run_mechanism, system_noise
 
 CANARIES = 600  # training images of which the one-run audit guesses, at most
 # part of them that is guessed, fixed before anything is seen: half of those «in» are known for

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from fl.audit_bank import Subject
-from src.client import Stage
 from src.data import InspectionDataset
-from src.evaluation.audit_page import Shown
+from src.federated.candidates import Stage
 from src.models import PatchCore
-from src.models.frame import Frame
+from src.models.feature_transform import Frame
 from src.models.patchcore import Progress
-from src.privacy.contributions import unit_patches
-from src.privacy.inversion import invert, painted, patch_pixels
+from src.privacy.attacks.inversion import invert, painted, patch_pixels
+from src.privacy.queries import unit_patches
+from src.reporting.audit.page import Shown
 
 MOST_ROWS = 1000  # of a bank that are decoded
 MOST_KNOWN = 40_000  # patches that the attacker learns from

@@ -16,10 +16,17 @@ import numpy as np
 
 from fl.config import Settings
 from fl.setup import Split
-from src.client import Stage, by_bank, by_object, extract_features, find_candidates, score_with
 from src.evaluation.scored import Scored, evaluate
+from src.federated.candidates import (
+    Stage,
+    by_bank,
+    by_object,
+    extract_features,
+    find_candidates,
+    score_with,
+)
 from src.models import PatchCore
-from src.models.tensor_file import read_tensors, write_tensors
+from src.storage.tensor_file import read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-baseline-1"
 CONTENT, LOCK = "baseline.safetensors", "lock"

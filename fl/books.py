@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from src.models.tensor_file import read_tensors, write_tensors
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release, read_ledger, write_ledger
-from src.privacy.steps import Answer
+from src.privacy.runner import Answer
+from src.storage.tensor_file import read_tensors, write_tensors
 
 LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
 FORMAT = "fedpatchcore-answers-1"

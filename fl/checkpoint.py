@@ -11,10 +11,10 @@ from typing import Any
 from fl.config import ConfigError
 from fl.messages import Sender, Upload
 from fl.strategy import FederatedPatchCore
-from src.banks import ClientBank, Holding
-from src.files import write_whole
-from src.merge import MergedBank
+from src.federated.merge import MergedBank
+from src.federated.types import ClientBank, Holding
 from src.models.model_file import ModelFile
+from src.storage.atomic import write_whole
 
 MODEL, ROUND = "model.safetensors", "round.json"
 VERSION = 3

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from fl.config import ConfigError
 from fl.terminal import console, errors
-from src.client import Stage
-from src.evaluation.formats import figure
+from src.federated.candidates import Stage
 from src.models.patchcore import Progress
+from src.reporting.formats import figure
 
 RUNS = 20_000
 

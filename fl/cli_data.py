@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.terminal import console
-from src.data.check import check_dataset
-from src.data.findings import Column, Findings
-from src.data.rules import ERROR, FEW, WARNING, Problem
+from src.data.checks.check import check_dataset
+from src.data.checks.findings import Column, Findings
+from src.data.checks.rules import ERROR, FEW, WARNING, Problem
 
 SHOWN = 3  # of many sizes, values or places
 STATES = {"marked": "marked", "empty": "empty", "missing": "no mask", "unusable": "unusable"}

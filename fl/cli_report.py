@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fl.config import ConfigError
 from fl.terminal import console, errors
-from src.evaluation.study import Group, Study, StudyError, read_study
+from src.reporting.study.study import Group, Study, StudyError, read_study
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
     ] = None,
 ) -> None:
     """A page of one or many runs: statistics over seeds, tables and figures."""
-    from src.evaluation.study_page import lead, write_study  # matplotlib takes a while
+    from src.reporting.study.page import lead, write_study  # matplotlib takes a while
 
     try:
         study = read_study(paths)
@@ -39,7 +39,7 @@ def report(
 
 def _shown(groups: Sequence[Group]) -> Table:
     """The main table in 80 columns, a row a group."""
-    from src.evaluation.study_tables import MAIN, written
+    from src.reporting.study.tables import MAIN, written
 
     kept = [column for column in MAIN[:4] if any(g.values(column.key) for g in groups)]
     table = Table("group", box=None, pad_edge=False)

@@ -14,8 +14,8 @@ from fl.run_directory import held
 from fl.sweep import RESULTS, RUNS, Outcome, Run, read_sweep, short_keys, write_results
 from fl.sweep_workers import carry_out, extract_all, jobs_here
 from fl.terminal import Sets, absolute, console, errors, new_folder
-from src.evaluation.flat import flatten
-from src.evaluation.formats import duration, figure
+from src.reporting.flat import flatten
+from src.reporting.formats import duration, figure
 
 AUROC = {  # side -> what results.csv calls its image AUROC
     "local": "local.mean",

@@ -1,6 +1,6 @@
 """The ClientApp: fit a bank on the images this node holds, install the merged one and score.
 
-Each function decodes, calls `src.client`, encodes. A failure is answered in words, so that the
+Each function decodes, calls `src.federated`, encodes. A failure is answered in words, so that the
 server can say which client it was; where data are the node's own, in words that name no file.
 """
 
@@ -39,9 +39,9 @@ from fl.messages import (
 from fl.node import CannotTakePart, Clock, Node
 from fl.offers import allowed, find, find_again, find_more, own_banks, terms_of
 from fl.setup import Split, cpu_threads
-from src.banks import Survey
-from src.budget import CURVE_POINTS, EXACT_POINTS
-from src.client import (
+from src.evaluation.scored import evaluate, mean_figures
+from src.federated.allocation import CURVE_POINTS, EXACT_POINTS
+from src.federated.candidates import (
     by_object,
     calibrate_with,
     code_bank,
@@ -49,8 +49,8 @@ from src.client import (
     holding_of,
     score_with,
 )
-from src.evaluation.scored import evaluate, mean_figures
-from src.models.frame import Frame
+from src.federated.types import Survey
+from src.models.feature_transform import Frame
 from src.privacy.records import sums_of
 
 NO_CURVE = (np.empty(0, np.int64), np.empty(0))

@@ -11,10 +11,10 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 
 from fl.arrays import pack_banks, unpack_banks
-from src.banks import Holding
-from src.client import Candidates, CodedBank, Known, OwnBank
-from src.coding import Coding
-from src.exact import Standing
+from src.federated.candidates import Candidates, CodedBank, Known, OwnBank
+from src.federated.codec import Coding
+from src.federated.exact import Standing
+from src.federated.types import Holding
 
 OWN, OWN_RADII = "own", "own-radii"  # the banks that it would keep by itself
 SOURCES, SENT = "sources", "sent"  # the rows it has sent, before and after coding

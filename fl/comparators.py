@@ -10,13 +10,13 @@ import numpy as np
 from fl.config import Settings
 from fl.private import public_images
 from fl.setup import Split
-from src.client import SHARED, Stage, by_bank, by_object, find_candidates, score_with
 from src.data import InspectionDataset
 from src.evaluation.scored import evaluate, mean_figures
+from src.federated.candidates import SHARED, Stage, by_bank, by_object, find_candidates, score_with
 from src.models import PatchCore
-from src.models.frame import Frame
-from src.privacy.codebook import k_means
-from src.privacy.gaussian import gaussian_of
+from src.models.feature_transform import Frame
+from src.privacy.mechanisms.codebook import k_means
+from src.privacy.mechanisms.gaussian import gaussian_of
 from src.privacy.records import sampled_patches
 
 PUBLIC, K_MEANS = "public images alone", "k-means without noise"

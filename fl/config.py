@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from src.budget import Budget
-from src.coding import Coding, Encoding
-from src.privacy.codebook import CodebookSettings
-from src.privacy.gaussian import GaussianSettings
+from src.federated.allocation import Budget
+from src.federated.codec import Coding, Encoding
 from src.privacy.ledger import Adjacency, Unit
-from src.privacy.plan import NAMES, Plan
+from src.privacy.mechanisms.codebook import CodebookSettings
+from src.privacy.mechanisms.config import NAMES, Plan
+from src.privacy.mechanisms.gaussian import GaussianSettings
 
 Scalar = str | int | float | bool
 

@@ -9,7 +9,7 @@ from flwr.app import Message, RecordDict
 
 from fl.exchange import Roster
 from fl.messages import ClientFailed, Sender, check_ticket, make_ticket, number_in, wire_bytes
-from src.banks import BankRefused
+from src.federated.types import BankRefused
 
 log = logging.getLogger(__name__)
 

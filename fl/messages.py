@@ -35,10 +35,10 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
 from fl.arrays import pack_banks, read_header, unpack_banks
-from src.banks import QUANTILES, BankRefused, ClientBank, Holding, Survey
-from src.budget import CURVE_POINTS
-from src.coding import BASIS, CODES, MEAN, OFFSET, STEP, Coding, Parts, decode
-from src.models.frame import Frame
+from src.federated.allocation import CURVE_POINTS
+from src.federated.codec import BASIS, CODES, MEAN, OFFSET, STEP, Coding, Parts, decode
+from src.federated.types import QUANTILES, BankRefused, ClientBank, Holding, Survey
+from src.models.feature_transform import Frame
 
 CONFIG, ABOUT, FAILURE, TICKET, ROUND = "config", "about", "failure", "ticket", "round"
 BANKS, ALLOWANCE, FRAMES = CODES, "allowance", "frames"
@@ -139,7 +139,7 @@ class Side(TypedDict):
 
 
 class SurveyFields(TypedDict):
-    """A `src.banks.Survey`."""
+    """A `src.federated.types.Survey`."""
 
     images: NonNegativeInt
     patches: NonNegativeInt
@@ -149,7 +149,7 @@ class SurveyFields(TypedDict):
 
 
 class CalibrationFields(TypedDict):
-    """A `src.client.Calibration`."""
+    """A `src.federated.candidates.Calibration`."""
 
     quantiles: list[FiniteFloat]
     images: NonNegativeInt

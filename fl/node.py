@@ -10,9 +10,9 @@ from fl.config import Settings, check_settings
 from fl.messages import CONFIG, Sender
 from fl.progress import reporter
 from fl.setup import SCORES, Split, build_model, open_split
-from src.client import SHARED, Stage, by_bank, extract_features
 from src.data import InspectionDataset
 from src.data.partition import Partition
+from src.federated.candidates import SHARED, Stage, by_bank, extract_features
 
 PARTITION = "partition.json"
 

@@ -14,8 +14,8 @@ from fl.client_state import (
 )
 from fl.messages import ALLOWANCE, ROUND, Terms, unpack_allowance, unpack_terms
 from fl.node import CannotTakePart, Node
-from src.client import Candidates, OwnBank, find_candidates
-from src.exact import farthest_patches, stand_to
+from src.federated.candidates import Candidates, OwnBank, find_candidates
+from src.federated.exact import farthest_patches, stand_to
 
 REACH = 3.0  # a client looks for so many times the rows that a proportional budget gives it
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.client import SHARED, by_object
 from src.data import DataError, InspectionDataset, Sample
 from src.data.layout import list_images
-from src.evaluation import overlay, save_anomaly_map
 from src.evaluation.scored import Scored, evaluate, mean_figures
+from src.federated.candidates import SHARED, by_object
 from src.models import PatchCore
 from src.models.model_file import ModelFile
+from src.reporting.maps import overlay, save_anomaly_map
 
 SAMPLED = 40  # maps that the overlays' common scale is read from
 

@@ -22,21 +22,21 @@ from fl.config import ConfigError, Settings
 from fl.intake import RoundFailed
 from fl.messages import check_size
 from fl.setup import open_donated
-from src.banks import BankRefused
-from src.client import SHARED, by_bank
 from src.data import InspectionDataset, Sample
 from src.data.layout import list_images
 from src.data.partition import Partition
-from src.merge import MergedBank
+from src.federated.candidates import SHARED, by_bank
+from src.federated.merge import MergedBank
+from src.federated.types import BankRefused
 from src.models import PatchCore
-from src.models.frame import Frame
+from src.models.feature_transform import Frame
 from src.privacy.accounting import mu_for
-from src.privacy.contributions import Ask, added, unit_patches
+from src.privacy.attacks.embedding_noise import legacy_embedding_noise
 from src.privacy.ledger import Release, guarantee
-from src.privacy.legacy import legacy_embedding_noise
-from src.privacy.plan import Plan
+from src.privacy.mechanisms.config import Plan
+from src.privacy.queries import Ask, added, unit_patches
 from src.privacy.records import sampled_patches
-from src.privacy.steps import (
+from src.privacy.runner import (
     Noise,
     PrivateBank,
     Sums,

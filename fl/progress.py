@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from src.client import Stage, silent
-from src.models.coreset import Progress
+from src.federated.candidates import Stage, silent
+from src.models.coreset.blocks import Progress
 
 FOLDER = "progress"
 SERVER = "server"

@@ -22,17 +22,17 @@ from fl.node import PARTITION
 from fl.private import described
 from fl.setup import SCORES, Split, clear_scratch
 from fl.strategy import FederatedPatchCore
-from src.client import SHARED, by_object, score_with
 from src.data import InspectionDataset
 from src.data.partition import Partition, partition_table
-from src.evaluation import save_maps
 from src.evaluation.clients import fairness, feature_shift, size_skew, value_skew
-from src.evaluation.report import ClientTable, ScoreRow, write_report
 from src.evaluation.scored import AnomalyMaps, Scored, evaluate, mean_figures
-from src.evaluation.summary import metric
-from src.files import write_whole
+from src.federated.candidates import SHARED, by_object, score_with
 from src.models import PatchCore
 from src.models.patchcore import Prediction
+from src.reporting.maps import save_maps
+from src.reporting.run.report import ClientTable, ScoreRow, write_report
+from src.reporting.run.summary import metric
+from src.storage.atomic import write_whole
 
 CONFIG, METRICS = "config.toml", "metrics.json"
 PACKAGES = ("fedpatchcore", "flwr", "torch", "timm", "numpy")

@@ -24,7 +24,7 @@ from fl.strategy import FederatedPatchCore
 from fl.tracking import check_tracker, track_run
 from src.data import DataError
 from src.data.partition import Partition
-from src.evaluation.summary import headline
+from src.reporting.run.summary import headline
 
 POLL = 0.2  # seconds between two looks at who is there
 

@@ -42,14 +42,14 @@ from fl.messages import (
     unpack_upload,
 )
 from fl.private import LEGACY, PrivateRound, spoil
-from src.banks import BankRefused, Calibration, ClientBank, Survey
-from src.budget import allot
-from src.client import Stage, pooled_threshold, silent
-from src.merge import MergedBank, check_bank, check_survey, join_banks, merge_banks
+from src.federated.allocation import allot
+from src.federated.candidates import Stage, pooled_threshold, silent
+from src.federated.merge import MergedBank, check_bank, check_survey, join_banks, merge_banks
+from src.federated.types import BankRefused, Calibration, ClientBank, Survey
 from src.models import PatchCore
-from src.models.frame import Frame
-from src.privacy.contributions import Ask
-from src.privacy.steps import threshold_of
+from src.models.feature_transform import Frame
+from src.privacy.queries import Ask
+from src.privacy.runner import threshold_of
 
 log = logging.getLogger(__name__)
 

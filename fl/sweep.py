@@ -37,8 +37,8 @@ from fl.config import (
 )
 from fl.run_directory import METRICS
 from fl.terminal import CLIENTS, with_absolute_paths
-from src.evaluation.flat import flatten
-from src.files import write_whole
+from src.reporting.flat import flatten
+from src.storage.atomic import write_whole
 
 RUNS, BASELINES, RESULTS = "runs", "baselines", "results.csv"
 TABLES = ("base", "settings", "grid", "runs")

@@ -23,10 +23,10 @@ from fl.processes import private_home
 from fl.setup import build_model, cpu_threads, open_split
 from fl.simulation import available_cpus
 from fl.sweep import Outcome, Run
-from src.client import extract_features
 from src.data import DataError
-from src.files import write_whole
+from src.federated.candidates import extract_features
 from src.models import WeightsError
+from src.storage.atomic import write_whole
 
 MEMORY = 3 * 2**30  # bytes that a run takes at its peak, with the memory limit at its default
 LOOK = 5.0  # seconds after which Ctrl-C is noticed at the latest

@@ -24,7 +24,7 @@ from fl.intake import called
 from fl.run_directory import CONFIG, METRICS
 from fl.setup import open_split, partition_data
 from src.data.partition import partition_table
-from src.evaluation.summary import headline, summary_table
+from src.reporting.run.summary import headline, summary_table
 
 CLIENTS = 4  # simulated where clients = 0
 PATHS = ("data.root", "cache.dir", "partition.file", "out", "evaluate.baseline-dir")

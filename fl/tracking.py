@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.config import ConfigError
-from src.evaluation.flat import flatten
+from src.reporting.flat import flatten
 
 EXPERIMENT = "fedpatchcore"
 FOLDER = "tensorboard"

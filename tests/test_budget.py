@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.banks import Holding, Survey
-from src.budget import CURVE_POINTS, allot, curve_counts
+from src.federated.allocation import CURVE_POINTS, allot, curve_counts
+from src.federated.types import Holding, Survey
 
 
 def survey(radii: list[float], share: int = 1, first: int = 0) -> Survey:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.banks import Calibration, Holding
-from src.client import (
+from src.data import open_dataset, write_synthetic
+from src.federated.candidates import (
     SHARED,
     Known,
     by_bank,
@@ -21,9 +21,9 @@ from src.client import (
     pooled_threshold,
     score_with,
 )
-from src.coding import Coding
-from src.data import open_dataset, write_synthetic
-from src.models.bounded import BoundedRows, Selection
+from src.federated.codec import Coding
+from src.federated.types import Calibration, Holding
+from src.models.coreset.streaming import BoundedRows, Selection
 
 PATCHES = 64  # an image's, at 64 pixels
 

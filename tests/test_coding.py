@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from src.banks import BankRefused
-from src.coding import BASIS, CODES, MEAN, OFFSET, STEP, Coding, decode, encode, slip
+from src.federated.codec import BASIS, CODES, MEAN, OFFSET, STEP, Coding, decode, encode, slip
+from src.federated.types import BankRefused
 
 DIM = 6
 tables = hnp.arrays(

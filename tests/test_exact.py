@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.exact import Standing, farthest_patches, stand_to
+from src.federated.exact import Standing, farthest_patches, stand_to
 from src.models.extraction import PatchGrids
 
 seeds = st.integers(0, 2**32 - 1)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.banks import BankRefused, ClientBank, Holding, Survey
-from src.merge import (
+from src.federated.merge import (
     MergedBank,
     aggregate_client_features,
     check_bank,
@@ -18,7 +17,8 @@ from src.merge import (
     join_banks,
     merge_banks,
 )
-from src.models.coreset import farthest_first
+from src.federated.types import BankRefused, ClientBank, Holding, Survey
+from src.models.coreset.blocks import farthest_first
 
 DIM = 3
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from src.data.autovi import AutoVIDataset
 from src.data.dataset import DataError, Defect, InspectionDataset, Sample
 from src.data.folder import FolderDataset
-from src.data.synthetic import write_synthetic
+from src.data.synthetic.dataset import write_synthetic
 from src.data.visa import VisADataset
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.data.dataset import DataError, Sample
-from src.files import write_whole
+from src.storage.atomic import write_whole
 
 VERSION = 1
 

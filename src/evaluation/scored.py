@@ -10,7 +10,7 @@ from src.data import Defect, InspectionDataset, Sample
 from src.evaluation.metrics import image_metrics
 from src.evaluation.pixel import pixel_metrics
 from src.models.patchcore import PatchCore, Prediction
-from src.models.tensor_file import read_tensors, write_tensors
+from src.storage.tensor_file import read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-scored-1"
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.coreset import greedy_coreset_selection
-from src.models.nearest import FlatIndex, difference
-from src.models.products import rows_not_finite, tiles
-from src.models.tensor_file import FileError, read_tensors, write_tensors
+from src.models.coreset.blocks import greedy_coreset_selection
+from src.models.search.distances import rows_not_finite, tiles
+from src.models.search.flat_index import FlatIndex, difference
+from src.storage.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
 QUERIES = 4096  # whose exact distances are computed at a time

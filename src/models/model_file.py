@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.models.frame import Frame
-from src.models.tensor_file import FileError, read_tensors, write_tensors
+from src.models.feature_transform import Frame
+from src.storage.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-model-1"
 

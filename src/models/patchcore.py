@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.bounded import BoundedRows, Selection
+from src.models.coreset.streaming import BoundedRows, Selection
 from src.models.extraction import PatchGrid, PatchGrids, Preparation, Size, extract, runs
 from src.models.feature_cache import FeatureCache, through_cache
+from src.models.feature_transform import Frame
 from src.models.features import FeatureExtractor
-from src.models.frame import Frame
 from src.models.memory_bank import FileError, MemoryBank
 from src.models.model_file import ModelFile
 from src.models.scoring import (

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from src.files import write_whole
 from src.privacy.accounting import composed, epsilon_for, mu_for
+from src.storage.atomic import write_whole
 
 Unit = Literal["image", "group", "client"]
 Adjacency = Literal["null", "replace"]  # the record becomes a null record, or another record

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from src.data import InspectionDataset
-from src.models.frame import Frame
+from src.models.feature_transform import Frame
 from src.models.patchcore import PatchCore, Progress
-from src.privacy.contributions import Ask, Record, Scores, summed, unit_patches
 from src.privacy.ledger import Unit
-from src.privacy.steps import Sums
+from src.privacy.queries import Ask, Record, Scores, summed, unit_patches
+from src.privacy.runner import Sums
 
 
 def records_of(

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.data import DataError, open_dataset
-from src.data.check import check_dataset
-from src.data.findings import Findings
-from src.data.rules import ERROR, FEW, WARNING, Problem
+from src.data.checks.check import check_dataset
+from src.data.checks.findings import Findings
+from src.data.checks.rules import ERROR, FEW, WARNING, Problem
 
 MTD = Path(__file__).parents[2].parent / "shared" / "mtd"
 SIZE = (6, 8)  # (H, W)

@@ -10,14 +10,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from src.data.dataset import Defect
-from src.evaluation import (
-    image_metrics,
-    load_anomaly_map,
-    overlay,
-    pixel_metrics,
-    save_anomaly_map,
-    save_maps,
-)
+from src.evaluation import image_metrics, pixel_metrics
+from src.reporting.maps import load_anomaly_map, overlay, save_anomaly_map, save_maps
 
 small_maps = arrays(np.float32, (3, 4), elements=st.floats(0, 100, width=32))
 

@@ -1,6 +1,6 @@
 """metrics.json as a row: dotted names, and what is not a figure left out."""
 
-from src.evaluation.flat import flatten
+from src.reporting.flat import flatten
 
 METRICS = {
     "config": {"seed": 3},

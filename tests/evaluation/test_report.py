@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from src.evaluation import formats, gallery
-from src.evaluation.charts import Axis, histogram, roc_line
-from src.evaluation.report import ClientTable, ScoreRow, write_report
-from src.evaluation.summary import headline, summary_table
+from src.reporting import formats
+from src.reporting.run import gallery
+from src.reporting.run.charts import Axis, histogram, roc_line
+from src.reporting.run.report import ClientTable, ScoreRow, write_report
+from src.reporting.run.summary import headline, summary_table
 
 CLIENTS = 6
 FIGURES = {

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from src.evaluation.study import (
+from src.reporting.study.figures import drawings
+from src.reporting.study.page import lead, page, write_study
+from src.reporting.study.study import (
     Record,
     StudyError,
     Unfinished,
@@ -22,9 +24,7 @@ from src.evaluation.study import (
     read_study,
     study_of,
 )
-from src.evaluation.study_figures import drawings
-from src.evaluation.study_page import lead, page, write_study
-from src.evaluation.study_tables import tables_of
+from src.reporting.study.tables import tables_of
 
 KINDS = [("iid", 0.5), ("quantity", 0.5), ("attribute", 0.5), *(("dirichlet", a) for a in (0.1, 1))]
 

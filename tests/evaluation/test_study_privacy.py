@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from src.evaluation.study import Record, read_study, study_of
-from src.evaluation.study_page import write_study
-from src.evaluation.study_privacy import privacy_drawings
-from src.evaluation.study_tables import tables_of
+from src.reporting.study.page import write_study
+from src.reporting.study.privacy import privacy_drawings
+from src.reporting.study.study import Record, read_study, study_of
+from src.reporting.study.tables import tables_of
 
 
 def made(mechanism: str, epsilon: float, seed: int, images: int = 600) -> dict:

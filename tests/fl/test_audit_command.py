@@ -12,8 +12,8 @@ from flwr.app import Context, Message
 from fl.audit import verdict
 from fl.client_app import app as client_app
 from src.data import write_synthetic
-from src.evaluation.audit_page import rate_at, rate_line
-from src.privacy.steps import Terms, system_noise
+from src.privacy.runner import Terms, system_noise
+from src.reporting.audit.page import rate_at, rate_line
 
 KEYS = {
     "claimed_epsilon",

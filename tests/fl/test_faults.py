@@ -24,7 +24,7 @@ from fl.roles import serverapp_command, superlink_command
 from fl.setup import build_model
 from fl.submission import RunEnd, submit
 from fl.superlink import serve
-from src.merge import merge_banks
+from src.federated.merge import merge_banks
 from src.models.model_file import ModelFile
 from tests.fl.faults.client_app import bank_of, drawn
 

@@ -40,9 +40,9 @@ from fl.messages import (
     unpack_upload,
     wire_bytes,
 )
-from src.banks import BankRefused, ClientBank, Holding, Survey
-from src.budget import curve_counts
-from src.coding import Coding, decode, encode
+from src.federated.allocation import curve_counts
+from src.federated.codec import Coding, decode, encode
+from src.federated.types import BankRefused, ClientBank, Holding, Survey
 
 names = st.text(min_size=1, max_size=12).filter(str.isprintable)
 rows = hnp.arrays(

@@ -16,11 +16,11 @@ from fl.intake import RoundFailed
 from fl.private import public_images, public_patches
 from fl.setup import build_model, open_split
 from src.models import PatchCore
-from src.models.frame import Frame
-from src.privacy.contributions import Moments, summed
+from src.models.feature_transform import Frame
 from src.privacy.ledger import read_ledger
+from src.privacy.queries import Moments, summed
 from src.privacy.records import records_of, sums_of
-from src.privacy.steps import Terms, run_mechanism, seeded_noise
+from src.privacy.runner import Terms, run_mechanism, seeded_noise
 
 MECHANISMS = ["dp_gaussian", "dp_codebook", "dp_gauss_codebook"]
 LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"

@@ -10,9 +10,9 @@ from PIL import Image
 from fl.client_app import app as client_app
 from fl.config import check_settings
 from fl.setup import build_model, open_split
-from src.client import SHARED, by_bank
 from src.data.partition import Partition
 from src.evaluation.scored import Scored, evaluate
+from src.federated.candidates import SHARED, by_bank
 from src.models import FeatureExtractor, PatchCore
 
 FRACTION, OVERSAMPLE, SEED = 0.1, 2.0, 42  # as in conftest.py

@@ -19,8 +19,8 @@ from fl.intake import RoundFailed
 from fl.messages import ABOUT, BANKS, TICKET
 from fl.setup import build_model, open_split, partition_data
 from fl.strategy import FederatedPatchCore
-from src.banks import BankRefused
 from src.data.partition import Partition
+from src.federated.types import BankRefused
 
 BAD = 1  # the client that misbehaves, of three
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fl.config import ConfigError
-from src.evaluation.flat import flatten
+from src.reporting.flat import flatten
 
 
 def test_tensorboard_gets_settings_and_figures(run) -> None:

@@ -10,11 +10,16 @@ import sys
 import numpy as np
 import torch
 
-from src.models import copies, coreset, nearest, products, shards, working_set
-from src.models.coreset import farthest_first
-from src.models.nearest import FlatIndex, difference
-from src.models.products import Centres, Frame
-from src.models.shards import Shards
+from src.models.coreset import blocks as coreset
+from src.models.coreset import duplicates as copies
+from src.models.coreset import sharding as shards
+from src.models.coreset import working_set
+from src.models.coreset.blocks import farthest_first
+from src.models.coreset.sharding import Shards
+from src.models.search import distances as products
+from src.models.search import flat_index as nearest
+from src.models.search.distances import Centres, Frame
+from src.models.search.flat_index import FlatIndex, difference
 
 DTYPES = (torch.float32, torch.float16)
 
@@ -150,4 +155,4 @@ if __name__ == "__main__":
     for check in CHECKS:
         check("cpu")
         print(check.__name__)
-    assert "src.models.kernels" in sys.modules
+    assert "src.models.search.kernels" in sys.modules

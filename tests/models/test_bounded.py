@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.models.bounded import BoundedRows
-from src.models.coreset import farthest_first
+from src.models.coreset.blocks import farthest_first
+from src.models.coreset.streaming import BoundedRows
 
 D = 6
 ROW = 4 * D  # bytes of a float32 row
@@ -58,7 +58,7 @@ def test_beyond_it_the_rows_held_keep_the_bound_and_the_radii_hold(bound, sizes,
 
 def test_a_target_that_does_not_fit_is_said(caplog):
     held = filled([normal(100)], rows_held=20)
-    with caplog.at_level(logging.WARNING, "src.models.bounded"):
+    with caplog.at_level(logging.WARNING, "src.models.coreset.streaming"):
         selection = held.select(50)
     assert "a bank of 50 rows does not fit the memory bound" in caplog.text
     assert len(selection.features) <= 20

@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.models import copies, coreset, greedy_coreset_selection, random_coreset_selection
-from src.models.coreset import farthest_first
+from src.models import greedy_coreset_selection, random_coreset_selection
+from src.models.coreset import blocks as coreset
+from src.models.coreset import duplicates as copies
+from src.models.coreset.blocks import farthest_first
 
 
 def start_of(rows, seed):

@@ -6,8 +6,8 @@ import torch
 from safetensors.numpy import save_file
 
 from src.models import FileError, MemoryBank
-from src.models.coreset import greedy_coreset_selection
-from src.models.tensor_file import write_tensors
+from src.models.coreset.blocks import greedy_coreset_selection
+from src.storage.tensor_file import write_tensors
 
 D = 10
 

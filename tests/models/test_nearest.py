@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.models import nearest as search
-from src.models import products
-from src.models.nearest import FlatIndex, nearest
-from src.models.products import tiles
+from src.models.search import distances as products
+from src.models.search import flat_index as search
+from src.models.search.distances import tiles
+from src.models.search.flat_index import FlatIndex, nearest
 
 
 def brute_force(queries, rows):

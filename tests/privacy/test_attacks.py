@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from src.privacy.accounting import mu_for
-from src.privacy.attacks import (
+from src.privacy.attacks.auditing import many_run_bound, many_run_epsilon
+from src.privacy.attacks.inversion import painted, patch_pixels
+from src.privacy.attacks.membership import (
     Asked,
     Attack,
     Tracing,
@@ -18,12 +20,10 @@ from src.privacy.attacks import (
     rows_scores,
     worst_patches,
 )
-from src.privacy.audit import many_run_bound, many_run_epsilon
-from src.privacy.contributions import Cells, Means, Moments, contribution, summed
-from src.privacy.denoise import shrunk
-from src.privacy.gaussian import dp_gaussian
-from src.privacy.inversion import painted, patch_pixels
-from src.privacy.steps import (
+from src.privacy.mechanisms.denoise import shrunk
+from src.privacy.mechanisms.gaussian import dp_gaussian
+from src.privacy.queries import Cells, Means, Moments, contribution, summed
+from src.privacy.runner import (
     Answer,
     Step,
     Sums,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from src.privacy.accounting import epsilon_for, mu_for
-from src.privacy.audit import (
+from src.privacy.attacks.auditing import (
     canary_scores,
     many_run_bound,
     many_run_epsilon,
@@ -17,8 +17,8 @@ from src.privacy.audit import (
     membership,
     one_run_epsilon,
 )
-from src.privacy.contributions import Cells, Moments, contribution, summed
-from src.privacy.steps import Step, Terms, seeded_noise, system_noise
+from src.privacy.queries import Cells, Moments, contribution, summed
+from src.privacy.runner import Step, Terms, seeded_noise, system_noise
 
 DELTA = 1e-5
 PATCHES = 784

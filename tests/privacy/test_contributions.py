@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.privacy.contributions import (
+from src.privacy.queries import (
     Ask,
     Cells,
     Means,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.privacy.inversion import invert
+from src.privacy.attacks.inversion import invert
 
 
 def seen(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from src.privacy.attacks.embedding_noise import image_epsilon, legacy_embedding_noise
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, guarantee
-from src.privacy.legacy import image_epsilon, legacy_embedding_noise
-from src.privacy.steps import seeded_noise
+from src.privacy.runner import seeded_noise
 
 
 def test_noise_is_added_and_nothing_is_promised() -> None:

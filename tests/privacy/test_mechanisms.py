@@ -5,11 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook, k_means
-from src.privacy.contributions import closest, summed, to_matrix, unit_patches
-from src.privacy.denoise import denoised, noise_edge, shrunk
-from src.privacy.gaussian import GaussianSettings, dp_gaussian, fit_gaussian
-from src.privacy.steps import (
+from src.privacy.mechanisms.codebook import (
+    CodebookSettings,
+    dp_codebook,
+    dp_gauss_codebook,
+    k_means,
+)
+from src.privacy.mechanisms.denoise import denoised, noise_edge, shrunk
+from src.privacy.mechanisms.gaussian import GaussianSettings, dp_gaussian, fit_gaussian
+from src.privacy.queries import closest, summed, to_matrix, unit_patches
+from src.privacy.runner import (
     Answer,
     Mechanism,
     PrivateBank,

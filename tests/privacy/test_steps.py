@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from src.privacy.accounting import composed
-from src.privacy.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook
-from src.privacy.contributions import Ask, Scores, summed
-from src.privacy.gaussian import dp_gaussian
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release
-from src.privacy.steps import (
+from src.privacy.mechanisms.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook
+from src.privacy.mechanisms.gaussian import dp_gaussian
+from src.privacy.queries import Ask, Scores, summed
+from src.privacy.runner import (
     Answer,
     Mechanism,
     PrivateBank,

@@ -23,8 +23,8 @@ from fl.messages import (
     pack_results,
     pack_upload,
 )
-from src.banks import QUANTILES, ClientBank, Holding, Survey
-from src.coding import CODES
+from src.federated.codec import CODES
+from src.federated.types import QUANTILES, ClientBank, Holding, Survey
 
 app = ClientApp()
 DIM = 152  # of the smallest backbone

@@ -1,0 +1,1 @@
+"""Generated parts with defects: a data set for demos and tests."""

@@ -1,0 +1,1 @@
+"""What clients and server do to banks: candidates, allocation, codec, merge, calibration."""

@@ -1,0 +1,1 @@
+"""Nearest rows: the one place where N x M distances are formed."""

@@ -1,0 +1,1 @@
+"""Attacks on a released bank, and audits of a privacy claim."""

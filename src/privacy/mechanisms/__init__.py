@@ -1,0 +1,1 @@
+"""Mechanisms that make a bank from noisy sums."""

@@ -1,0 +1,124 @@
+"""The report's gallery: the images that a detector got most wrong, and most right.
+
+Each is shown as it is and under its heat map. The colours of one object's images share one
+scale, since a scale of its own would make every image's maximum look alike.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from src.evaluation.scores import ScoreRow
+from src.reporting.maps import overlay
+
+LONGEST_SIDE = 240  # px
+SHOWN = 6
+
+LoadImage = Callable[[ScoreRow], np.ndarray]  # uint8 [H, W, 3]
+LoadMap = Callable[[ScoreRow], np.ndarray]  # float32 [H, W]
+LoadMask = Callable[[ScoreRow], np.ndarray | None]  # bool [H, W]
+
+
+@dataclass(frozen=True)
+class Choice:
+    misses: list[ScoreRow]  # anomalous images, lowest score first
+    alarms: list[ScoreRow]  # normal images, highest score first
+    hits: list[ScoreRow]  # anomalous images, highest score first; none of the misses
+
+
+@dataclass(frozen=True)
+class Picture:
+    row: ScoreRow
+    threshold: float | None
+    image: str  # data URIs
+    heat: str
+
+
+def choose(rows: Sequence[ScoreRow], thresholds: Mapping[str, float], shown: int = SHOWN) -> Choice:
+    """The worst misses, the worst false alarms and the clearest hits among the test images.
+
+    Scores of two objects, each with its own bank, are not on one scale: where the objects'
+    thresholds differ, images are ordered by score / threshold.
+    """
+
+    def score(row: ScoreRow) -> float:
+        return row.federated / (thresholds.get(row.object) or 1.0)
+
+    known = sorted((row for row in rows if np.isfinite(row.federated)), key=score)
+    normal = [row for row in known if row.label == 0]
+    anomalous = [row for row in known if row.label == 1]
+    low = min(shown, (len(anomalous) + 1) // 2)
+    high = min(shown, len(anomalous) - low)
+    return Choice(
+        misses=anomalous[:low],
+        alarms=normal[::-1][:shown],
+        hits=anomalous[::-1][:high],
+    )
+
+
+def pictures(
+    choice: Choice,
+    thresholds: Mapping[str, float],
+    load_image: LoadImage,
+    load_map: LoadMap,
+    load_mask: LoadMask,
+) -> dict[str, list[Picture]]:
+    """`choice` drawn: the keys are its fields. Holds the small pictures only."""
+    rows = [*choice.misses, *choice.alarms, *choice.hits]
+    small = {row.key: _small(row, load_image, load_map, load_mask) for row in rows}
+    scales = _scales({row.key: row.object for row in rows}, {k: v[1] for k, v in small.items()})
+
+    def picture(row: ScoreRow) -> Picture:
+        image, heat, mask = small[row.key]
+        coloured = overlay(image, heat, *scales[row.object], outline=mask)
+        return Picture(row, thresholds.get(row.object), data_uri(image), data_uri(coloured))
+
+    return {
+        name: [picture(row) for row in getattr(choice, name)]
+        for name in ("misses", "alarms", "hits")
+    }
+
+
+def _small(
+    row: ScoreRow, load_image: LoadImage, load_map: LoadMap, load_mask: LoadMask
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image [h, w, 3], map [h, w] and mask [h, w] of one row, none longer than LONGEST_SIDE."""
+    picture = Image.fromarray(load_image(row)).convert("RGB")
+    part = min(1.0, LONGEST_SIDE / max(picture.size))
+    size = (max(1, round(picture.width * part)), max(1, round(picture.height * part)))
+    heat = Image.fromarray(np.asarray(load_map(row), np.float32))
+    mask = load_mask(row)
+    return (
+        np.asarray(picture.resize(size, Image.Resampling.LANCZOS)),
+        np.asarray(heat.resize(size, Image.Resampling.BILINEAR)),
+        None if mask is None or not mask.any() else _small_mask(mask, size),
+    )
+
+
+def _small_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A pixel is in the small mask if any that it stands for is: thin defects stay."""
+    share = Image.fromarray(np.asarray(mask, np.float32)).resize(size, Image.Resampling.BOX)
+    return np.asarray(share) > 0
+
+
+def _scales(
+    objects: Mapping[str, str], heats: Mapping[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """One (low, high) an object: from the median of its maps to almost their maximum."""
+    scales = {}
+    for name in set(objects.values()):
+        values = np.concatenate([heats[k].ravel() for k, owner in objects.items() if owner == name])
+        low, high = np.quantile(values, (0.5, 0.998))
+        scales[name] = (float(low), float(max(high, low + 1e-6)))
+    return scales
+
+
+def data_uri(image: np.ndarray) -> str:
+    """uint8 [H, W, 3] as a JPEG that a page can hold."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,1 @@
+"""The page of a study: several runs, their tables and figures."""
