@@ -20,12 +20,12 @@ import psutil
 import torch
 
 from benchmarks.common import device_name, report
-from fl.admission import Place, known_nodes
-from fl.certificates import make_certificates
-from fl.config import CHECKOUT, check_settings, default_settings
-from fl.deployment import Plan, down, read_roles, standing, up
-from fl.processes import free_port
-from fl.submission import submit
+from fl.config.schema import CHECKOUT, check_settings, default_settings
+from fl.deployment.certificates import make_certificates
+from fl.deployment.processes import Plan, down, read_roles, standing, up
+from fl.deployment.registration import Place, known_nodes
+from fl.engines.processes import free_port
+from fl.engines.submission import submit
 from src.data import write_synthetic
 
 PATCHES, DIM = 784, 1536

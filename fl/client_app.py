@@ -11,9 +11,9 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl.arrays import unpack_banks
-from fl.asks import ASK, pack_sums, unpack_asks
-from fl.client_state import (
+from fl.client.node import CannotTakePart, Clock, Node
+from fl.client.selection import allowed, find, find_again, find_more, own_banks, terms_of
+from fl.client.state import (
     recall_known,
     remember_found,
     remember_sending,
@@ -21,8 +21,10 @@ from fl.client_state import (
     take_found,
     take_in_merged,
 )
-from fl.config import ConfigError
-from fl.messages import (
+from fl.config.schema import ConfigError
+from fl.setup.inputs import Split, cpu_threads
+from fl.wire.arrays import unpack_banks
+from fl.wire.messages import (
     BANKS,
     CONFIG,
     TICKET,
@@ -36,9 +38,7 @@ from fl.messages import (
     pack_upload,
     unpack_frames,
 )
-from fl.node import CannotTakePart, Clock, Node
-from fl.offers import allowed, find, find_again, find_more, own_banks, terms_of
-from fl.setup import Split, cpu_threads
+from fl.wire.sums import ASK, pack_sums, unpack_asks
 from src.evaluation.scored import evaluate, mean_figures
 from src.federated.allocation import CURVE_POINTS, EXACT_POINTS
 from src.federated.candidates import (

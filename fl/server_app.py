@@ -9,19 +9,19 @@ from pathlib import Path
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl.baseline import centralized
-from fl.checkpoint import ROUND, keep_merge, take_up_merge
-from fl.comparators import compare
-from fl.config import Settings, check_settings
-from fl.exchange import Exchange, Roster
-from fl.intake import RoundFailed
-from fl.node import PARTITION, Clock
-from fl.private import check_groups, open_books
-from fl.progress import SERVER, reporter
-from fl.run_directory import held, pool_scores, write_config, write_run
-from fl.setup import build_model, clear_scratch, open_split, partition_data, run_folder
-from fl.strategy import FederatedPatchCore
-from fl.tracking import check_tracker, track_run
+from fl.client.node import PARTITION, Clock
+from fl.config.schema import Settings, check_settings
+from fl.results.baseline import centralized
+from fl.results.comparators import compare
+from fl.results.progress import SERVER, reporter
+from fl.results.run_directory import held, pool_scores, write_config, write_run
+from fl.results.tracking import check_tracker, track_run
+from fl.server.checkpoint import ROUND, keep_merge, take_up_merge
+from fl.server.private import check_groups, open_books
+from fl.server.replies import RoundFailed
+from fl.server.retrying_grid import Exchange, Roster
+from fl.server.strategy import FederatedPatchCore
+from fl.setup.inputs import build_model, clear_scratch, open_split, partition_data, run_folder
 from src.data import DataError
 from src.data.partition import Partition
 from src.reporting.run.summary import headline

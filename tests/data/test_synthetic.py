@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from src.data import AutoVIDataset, DataError, open_dataset, synthetic, write_synthetic
+from src.data import AutoVIDataset, DataError, open_dataset, write_synthetic
+from src.data.synthetic import dataset as synthetic
 from src.data.synthetic.parts import LINES, draw_part
 
 SMALL = {"train": 6, "good": 3, "defects": 6, "size": (64, 80)}

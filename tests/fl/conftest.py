@@ -15,10 +15,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from fl.cli import main
+from fl.cli.main import main
 from fl.client_app import app as honest_app
-from fl.config import Settings, check_settings, default_settings
-from fl.inline import run_inline
+from fl.config.schema import Settings, check_settings, default_settings
+from fl.engines.inline import run_inline
 from fl.server_app import app as server_app
 from src.data import write_synthetic
 from src.models.model_file import ModelFile

@@ -32,7 +32,7 @@ def exposure(tmp_path_factory) -> Measured:
     """configs/mtd-exposure.toml, from no cache, in a process of its own."""
     folder = tmp_path_factory.mktemp("mtd")
     out = folder / "run"
-    command = [sys.executable, "-m", "fl.cli", "simulate", "configs/mtd-exposure.toml"]
+    command = [sys.executable, "-m", "fl.cli.main", "simulate", "configs/mtd-exposure.toml"]
     command += ["--engine", "inline", "--out", str(out)]
     command += ["--set", f"data.root={DATA}", "--set", f"cache.dir={folder / 'cache'}"]
     with (folder / "said").open("wb") as said:

@@ -1,0 +1,81 @@
+"""fedpatchcore audit: what a run's bank gives away, beside what the run claims."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from fl.cli.terminal import console, errors
+from fl.config.schema import ConfigError
+from src.federated.candidates import Stage
+from src.models.patchcore import Progress
+from src.reporting.formats import figure
+
+RUNS = 20_000
+
+
+def audit(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a finished simulation")],
+    runs: Annotated[
+        int, typer.Option(min=100, help="of a many-run audit, with the canary and without it each")
+    ] = RUNS,
+    out: Annotated[Path | None, typer.Option(help="folder to write; the run's if left out")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of canaries, and of the attacker's images")] = 0,
+    public: Annotated[
+        Path | None,
+        typer.Option(help="folder of images that the attacker has; else half of the normal tests"),
+    ] = None,
+) -> None:
+    """Attack a finished run: who was in, is its claim true, what does its bank show."""
+    from fl.audit.run import (  # torch takes a while
+        audit_run,
+        open_finished,
+        subjects_of,
+        write_audit,
+    )
+
+    place = out or folder
+    if place.exists() and not place.is_dir():
+        raise ConfigError(f"--out: {place} is a file; name a folder")
+    run = open_finished(folder)
+    subjects = subjects_of(run, public, seed)
+    with _bars() as stage:
+        figures, findings = audit_run(run, subjects, runs, seed, stage)
+    page = write_audit(place, folder, figures, findings)
+    console.print(_table(figures))
+    console.print(figures["verdict"], highlight=False)
+    console.print(f"[bold]{page}[/]", soft_wrap=True)
+
+
+@contextmanager
+def _bars() -> Iterator[Stage]:
+    columns = (TextColumn("{task.description:<24}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    with Bars(*columns, TimeElapsedColumn(), console=errors) as bars:
+
+        def stage(name: str) -> Progress:
+            bar = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(bar, completed=done, total=total)
+
+        yield stage
+
+
+def _table(figures: Mapping) -> Table:
+    """The figures in 80 columns, a row a bank."""
+    banks = figures.get("banks") or {"bank": figures}
+    table = Table("", box=None, pad_edge=False)
+    for name in ("claimed ε", "ε at least", "AUC", "TPR at 1 %", "at 0.1 %", "inversion"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, found in banks.items():
+        keys = ("epsilon_lower_bound", "membership_auc", "tpr_at_1_percent", "tpr_at_0.1_percent")
+        table.add_row(
+            name,
+            "none" if found["claimed_epsilon"] is None else f"{found['claimed_epsilon']:.4g}",
+            *(figure(found[key]) for key in keys),
+            figure(found["inversion"]["median_correlation"]),
+        )
+    return table

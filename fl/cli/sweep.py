@@ -1,0 +1,133 @@
+"""fedpatchcore sweep: many runs from one file, and a table of what they found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from fl.cli.terminal import Sets, absolute, console, errors, new_folder
+from fl.config.schema import ConfigError
+from fl.results.run_directory import held
+from fl.sweep.runs import RESULTS, RUNS, Outcome, Run, read_sweep, short_keys, write_results
+from fl.sweep.workers import carry_out, extract_all, jobs_here
+from src.reporting.flat import flatten
+from src.reporting.formats import duration, figure
+
+AUROC = {  # side -> what results.csv calls its image AUROC
+    "local": "local.mean",
+    "federated": "federated.image_auroc",
+    "centralized": "centralized.image_auroc",
+}
+SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {  # column -> its key, how it is written
+    **{side: (key, figure) for side, key in AUROC.items()},
+    "radius": ("bank.radius", "{:.2f}".format),
+    "MB sent": ("traffic.upload_bytes", lambda value: f"{value / 1e6:.2f}"),
+}
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP.toml", help="base, [grid], [[runs]]")],
+    set_: Sets = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="the sweep's folder; made anew if left out")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on in --out: do what is left")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="runs at a time; 0: as many as fit here")] = 0,
+) -> None:
+    """Carry out the runs of a file; those that fail are told, and the others go on.
+
+    Exit status 1 if any failed.
+    """
+    if resume and not out:
+        raise ConfigError("--resume: name the sweep's folder by --out")
+    folder = Path(absolute(out or new_folder(file.stem)))
+    runs = read_sweep(file, set_, folder)
+    if not resume and (folder / RUNS).exists():
+        raise ConfigError(
+            f"{folder} holds a sweep already: go on in it by --resume, or name another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        outcomes = _carry_out(folder, runs, jobs)
+    console.print("image AUROC, covering radius and upload of all clients", highlight=False)
+    console.print(_table(outcomes))
+    for outcome in outcomes:
+        if outcome.error:
+            said = f"{outcome.run.name} failed: {outcome.error}"
+            errors.print(said, style="red", markup=False, highlight=False)
+    console.print(f"[bold]{folder / RESULTS}[/]", soft_wrap=True)
+    console.print(f"fedpatchcore report {out or folder}", soft_wrap=True, highlight=False)
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _carry_out(folder: Path, runs: Sequence[Run], jobs: int) -> list[Outcome]:
+    """Do what is left to do; results.csv is true after every run."""
+    found = {run.name: Outcome(run) for run in runs if run.metrics()}
+    left = [run for run in runs if run.name not in found]
+    if found:
+        console.print(f"{len(found)} of {len(runs)} runs are done already", highlight=False)
+    if not left:
+        _write(folder, runs, found)
+        return [found[run.name] for run in runs]
+    with _bars() as bars:
+        broken = extract_all(left, _counter(bars, "features"))
+        found |= {
+            run.name: Outcome(run, None, broken[run.name]) for run in left if run.name in broken
+        }
+        left = [run for run in left if run.name not in broken]
+        _write(folder, runs, found)
+        jobs = min(jobs, len(left)) or jobs_here(left)
+        count = _counter(bars, f"runs, {jobs} at a time")
+        count(len(found), len(runs))
+        for outcome in carry_out(left, jobs):
+            found[outcome.run.name] = outcome
+            _write(folder, runs, found)
+            console.print(_line(outcome), soft_wrap=True, highlight=False, markup=False)
+            count(len(found), len(runs))
+    return [found[run.name] for run in runs]
+
+
+def _write(folder: Path, runs: Sequence[Run], found: Mapping[str, Outcome]) -> None:
+    write_results(folder / RESULTS, (found[run.name] for run in runs if run.name in found))
+
+
+def _bars() -> Progress:
+    shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*shown, console=console)
+
+
+def _counter(bars: Progress, name: str) -> Callable[[int, int], None]:
+    task = bars.add_task(name, total=None)
+    return lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _line(outcome: Outcome) -> str:
+    took = f" ({duration(outcome.seconds)})" if outcome.seconds is not None else ""
+    if outcome.error:
+        return f"{outcome.run.name}: failed{took}"
+    figures = flatten(outcome.run.metrics() or {})
+    found = [f"{side} {figure(figures.get(key))}" for side, key in AUROC.items()]
+    return f"{outcome.run.name}: {', '.join(found)}{took}"
+
+
+def _table(outcomes: Sequence[Outcome]) -> Table:
+    keys = list(outcomes[0].run.varied)
+    table = Table(box=None)
+    for key in short_keys(keys).values() or ["run"]:
+        table.add_column(key, overflow="fold")
+    for column in SHOWN:
+        table.add_column(column, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        run = outcome.run
+        cells = [str(run.varied[key]) for key in keys] or [run.name]
+        figures = flatten(run.metrics() or {}) if not outcome.error else {}
+        cells += [write(figures[k]) if k in figures else "-" for k, write in SHOWN.values()]
+        table.add_row(*map(Text, cells), style="red" if outcome.error else None)
+    return table

@@ -1,0 +1,1 @@
+"""A client: its node, what it selects, what it keeps between messages."""

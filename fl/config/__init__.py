@@ -1,0 +1,1 @@
+"""Settings: their meaning and bounds, where they come from, what goes together."""

@@ -1,0 +1,1 @@
+"""What a run leaves: metrics.json, scores, baselines, the run directory."""

@@ -1,0 +1,1 @@
+"""The server: the strategy, its exchanges with the clients, its state and checkpoint."""

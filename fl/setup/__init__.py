@@ -1,0 +1,1 @@
+"""From settings to the model, the data and the partition."""

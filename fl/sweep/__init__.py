@@ -1,0 +1,1 @@
+"""Several runs: a grid or list of settings, run side by side."""

@@ -1,0 +1,1 @@
+"""The wire format: the only place that knows what messages carry."""

@@ -1,0 +1,477 @@
+"""Private rounds: the bank of the mechanism, within its budget, and nothing else that tells."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from fl.client_app import app as client_app
+from fl.config.schema import ConfigError, check_settings
+from fl.server.private import public_images, public_patches
+from fl.server.replies import RoundFailed
+from fl.setup.inputs import build_model, open_split
+from fl.wire.arrays import pack_banks
+from src.models import PatchCore
+from src.models.feature_transform import Frame
+from src.privacy.ledger import read_ledger
+from src.privacy.queries import Moments, summed
+from src.privacy.records import records_of, sums_of
+from src.privacy.runner import Terms, run_mechanism, seeded_noise
+
+MECHANISMS = ["dp_gaussian", "dp_codebook", "dp_gauss_codebook"]
+LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
+
+
+@pytest.fixture(scope="session")
+def private(run, parts):
+    """private(**changes): a run of three clients with six images, by default dp_gaussian."""
+
+    def make(mechanism: str = "dp_gaussian", **changes):
+        public = str(parts / "bracket" / "test") if mechanism == "dp_codebook" else ""
+        small = {
+            "privacy__mechanism": mechanism,
+            "privacy__epsilon": 50.0,
+            "privacy__delta": 0.01,
+            "privacy__cells": 8,
+            "privacy__noise": "seed",
+            "privacy__public_dir": public,
+            "evaluate__baselines": False,
+        }
+        return run(**(small | changes))
+
+    return make
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_bank_is_that_of_the_mechanism_on_all_images(private, settings, mechanism, tmp_path):
+    """Whoever holds which image, and in whatever order they answer."""
+    done = private(mechanism, out=str(tmp_path / "run"), shuffle=3)
+    checked = check_settings({**done.metrics["config"]})
+    model, data = build_model(checked), open_split(checked)
+    anchors = None
+    if mechanism == "dp_codebook":
+        anchors = public_patches(checked, model, "bracket")
+    plan = checked.plan
+    mu = plan.budget(6).mu
+    bank = run_mechanism(
+        plan.start(152, anchors),
+        lambda ask: sums_of(model, data.train, ask, "image"),
+        Terms(mu, bank="bracket"),
+        seeded_noise(checked.seed),
+        list,
+    )
+    rows, frame = done.model.banks["bracket"], done.model.frames["bracket"]
+    np.testing.assert_allclose(rows, bank.rows, rtol=1e-4, atol=1e-5)
+    if bank.basis is None:
+        assert frame.basis is None
+    else:
+        np.testing.assert_allclose(np.abs(frame.basis), np.abs(bank.basis), rtol=1e-3, atol=1e-4)
+    mean, deviation = bank.scores
+    limit = np.exp(mean + 2.3263 * deviation)
+    assert done.metrics["threshold"]["bracket"] == pytest.approx(limit, rel=1e-3)
+
+
+def test_ledger_holds_all_that_was_released_and_adds_up_to_the_budget(private) -> None:
+    done = private("dp_gauss_codebook", privacy__noise="system")
+    ledger = read_ledger(done.out / LEDGER)
+    assert ledger.epsilon == pytest.approx(50, rel=1e-6)
+    names = [release.name for release in ledger.releases]
+    assert names == [
+        "centre: mean",
+        "moments: mean",
+        "moments: square",
+        "Lloyd round 1: weights",
+        "Lloyd round 1: residuals",
+        "Lloyd round 2: weights",
+        "Lloyd round 2: residuals",
+        "threshold: scores",
+    ]
+    said = done.metrics["privacy"]
+    assert (said["unit"], said["adjacency"], said["delta"]) == ("image", "null", 0.01)
+    assert said["epsilon"] == pytest.approx(50)
+    assert "one of 6 training images had been left out" in said["guarantee"]
+    assert "sees the clients' sums" in said["trust"]
+    assert done.metrics["bank"]["radius"] is None
+    assert "radius_bound" not in done.metrics["bank"]
+
+
+def test_noise_that_a_seed_gives_back_promises_nothing(private) -> None:
+    said = private().metrics["privacy"]
+    assert said["guarantee"].startswith("Guarantee: none, since the noise can be drawn again")
+    assert "for simulations only" in said["noise"]
+
+
+def test_noise_of_the_system_is_never_the_same(private) -> None:
+    one, two = (private(privacy__noise="system").model.frames["bracket"].basis for _ in range(2))
+    assert not np.allclose(one, two)
+
+
+def test_model_of_a_private_run_scores_as_the_run_did(private, parts) -> None:
+    done = private()
+    model = PatchCore.load(done.out / "model.safetensors", cache=None)
+    data = open_split(check_settings(done.metrics["config"])).test
+    scores = [prediction.score for prediction in model.score(data)]
+    with (done.out / "scores.csv").open() as file:
+        expected = {row["image"]: float(row["federated"]) for row in csv.DictReader(file)}
+    found = dict(zip([s.key for s in data.samples], scores, strict=True))
+    assert found == pytest.approx(expected, rel=2e-2)  # the run's features were halves
+    assert model.threshold == pytest.approx(done.metrics["threshold"]["bracket"])
+    again = done.out / "again.safetensors"
+    model.save(again)
+    np.testing.assert_array_equal(PatchCore.load(again).frame.basis, model.frame.basis)
+
+
+def test_a_second_run_on_one_ledger_is_refused_before_it_asks(private, misbehave, tmp_path) -> None:
+    private(out=str(tmp_path))
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    asked = []
+
+    def counting(message: Message, context: Context) -> Message:
+        asked.append("ask" in message.content)
+        return client_app(message, context)
+
+    app = misbehave({}, {}, dict.fromkeys(range(3), counting))
+    with pytest.raises(
+        ConfigError, match=r"4 releases in .* have spent ε = 50 .* the budget is 50"
+    ):
+        private(out=str(tmp_path), client_app=app)
+    assert not asked
+    assert left == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    private(out=str(tmp_path), privacy__epsilon=120.0)  # spends what that leaves
+    ledger = read_ledger(tmp_path / LEDGER)
+    assert len(ledger.releases) == 8
+    assert ledger.epsilon == pytest.approx(120)
+
+
+def test_an_ordinary_run_beside_a_ledger_is_refused(private, run, tmp_path) -> None:
+    private(out=str(tmp_path))
+    before = (tmp_path / "metrics.json").read_text()
+    with pytest.raises(ConfigError, match="would release what it protects"):
+        run(out=str(tmp_path))
+    assert (tmp_path / "metrics.json").read_text() == before
+
+
+def test_a_ledger_that_cannot_be_read_is_refused_in_a_sentence(private, tmp_path) -> None:
+    (tmp_path / LEDGER).write_text("{}")
+    with pytest.raises(ConfigError, match="is not a privacy ledger that holds"):
+        private(out=str(tmp_path))
+
+
+def test_without_a_part_of_the_budget_there_is_no_threshold(private) -> None:
+    done = private(privacy__threshold_part=0.0)
+    assert done.metrics["threshold"] == {}
+    assert "threshold: scores" not in {r.name for r in read_ledger(done.out / LEDGER).releases}
+    assert read_ledger(done.out / LEDGER).epsilon == pytest.approx(50)
+
+
+def test_runs_that_share_a_ledger_share_its_budget(private, tmp_path) -> None:
+    ledger = tmp_path / "books" / "ledger.json"
+    private(privacy__ledger=str(ledger))
+    assert len(read_ledger(ledger).releases) == 4
+    with pytest.raises(ConfigError, match="4 releases in .* have spent ε = 50"):
+        private(privacy__ledger=str(ledger))
+
+
+def test_resuming_a_private_run_scores_again_and_releases_nothing(private, tmp_path) -> None:
+    first = private(out=str(tmp_path))
+    bank, ledger = (tmp_path / "model.safetensors").read_bytes(), (tmp_path / LEDGER).read_text()
+    again = private(out=str(tmp_path), resume=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == bank
+    assert (tmp_path / LEDGER).read_text() == ledger
+    assert again.metrics["threshold"] == first.metrics["threshold"]
+    assert again.metrics["federated"] == first.metrics["federated"]
+
+
+def test_a_private_run_that_broke_off_goes_on_from_the_answers_it_has(
+    private, misbehave, tmp_path
+) -> None:
+    asked = []
+
+    def once(message: Message, context: Context) -> Message:
+        if "ask" in message.content:
+            asked.append(context.node_config["partition-id"])
+            if len(asked) > 3:
+                raise OSError("the machine is gone")
+        return client_app(message, context)
+
+    app = misbehave({}, {}, dict.fromkeys(range(3), once))
+    with pytest.raises(RoundFailed, match="only 0 of 3 clients gave its sums"):
+        private(out=str(tmp_path), client_app=app)
+    assert len(read_ledger(tmp_path / LEDGER).releases) == 1
+    asked.clear()
+    done, unbroken = private(out=str(tmp_path), resume=True), private()
+    for name in ("model.safetensors", LEDGER, ANSWERS):
+        assert (done.out / name).read_bytes() == (unbroken.out / name).read_bytes(), name
+    ledger = read_ledger(done.out / LEDGER)
+    assert [r.name for r in ledger.releases][:2] == ["centre: mean", "moments: mean"]
+    assert ledger.epsilon == pytest.approx(50)
+
+
+def test_a_run_goes_on_with_the_ledger_that_it_was_begun_with(private, tmp_path) -> None:
+    private(out=str(tmp_path / "run"))
+    (tmp_path / "run" / "round.json").unlink()  # as if it had broken off
+    other = str(tmp_path / "other.json")
+    with pytest.raises(ConfigError, match="lacks what the run in .* has released"):
+        private(out=str(tmp_path / "run"), resume=True, privacy__ledger=other)
+
+
+def test_answers_of_other_settings_are_not_gone_on_from(private, tmp_path) -> None:
+    private(out=str(tmp_path))
+    (tmp_path / "round.json").unlink()  # as if it had broken off
+    with pytest.raises(ConfigError, match="with other privacy settings"):
+        private("dp_gauss_codebook", out=str(tmp_path), resume=True)
+
+
+def test_client_that_is_lost_between_questions_is_left_out_by_name(private, misbehave) -> None:
+    asked = []
+
+    def dying(message: Message, context: Context) -> Message:
+        asked.append("ask" in message.content)
+        if sum(asked) > 1:
+            raise OSError("the machine is gone")
+        return client_app(message, context)
+
+    app = misbehave({}, {1: dying}, {1: dying})
+    done = private(client_app=app, min_clients=2)
+    assert [entry["client"] for entry in done.metrics["refused"]] == [1]
+    assert done.metrics["traffic"]["stages"][-1]["stage"] == "evaluate"
+
+
+def larger(content: RecordDict) -> None:
+    arrays = content["sums-0"]
+    rows = np.full(152, 10.0)
+    content["sums-0"] = pack_banks(dict.fromkeys(arrays, rows))
+
+
+def not_finite(content: RecordDict) -> None:
+    content["sums-0"] = pack_banks({"bracket": np.full(152, np.nan)})
+
+
+def shorter(content: RecordDict) -> None:
+    content["sums-0"] = pack_banks({"bracket": np.zeros(3)})
+
+
+def halves(content: RecordDict) -> None:
+    content["sums-0"] = pack_banks({"bracket": np.zeros(152, np.float16)})
+
+
+def more_records(content: RecordDict) -> None:
+    content["about"]["records"] = json.dumps({"bracket": 600})
+
+
+def another_bank(content: RecordDict) -> None:
+    content["about"]["records"] = json.dumps({"other": 2})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (larger, "longer than 2 records can make it"),
+        (not_finite, "NaN or infinite"),
+        (shorter, r"not \[152\] float64"),
+        (halves, r"not \[152\] float64"),
+        (more_records, "600 records; it said that it holds 2 images"),
+        (another_bank, "cannot be read"),
+    ],
+)
+def test_sums_that_no_client_should_send_are_refused(private, misbehave, change, said: str) -> None:
+    def lying(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        if "ask" in message.content:
+            change(reply.content)
+        return reply
+
+    with pytest.raises(RoundFailed, match=said):
+        private(client_app=misbehave({}, {}, {1: lying}))
+
+
+def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
+    private, plants, misbehave
+) -> None:
+    """Where data are its own: no curve, no calibration, no bank of its own."""
+    replies: list[RecordDict] = []
+
+    def noting(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        replies.append(reply.content)
+        return reply
+
+    every = dict.fromkeys(range(2), noting)
+    done = private(
+        client_app=misbehave(every, every, every),
+        nodes=[{"partition-id": i, "data-root": str(root)} for i, root in enumerate(plants)],
+        clients=2,
+        data__shared=False,
+        data__root="",
+        evaluate__baselines=True,
+        privacy__noise="system",
+    )
+    sums = [r for r in replies if "sums-0" in r]
+    assert len(sums) == 2 * 3  # of the centre, the moments and the scores
+    for content in replies:
+        assert not {"banks", "offset", "mean"} & set(content)
+        if "surveys" in content.get("about", {}):
+            surveys = json.loads(content["about"]["surveys"])
+            assert all(not s["radii"] for s in surveys.values())
+        if "results" in content.get("about", {}):
+            results = json.loads(content["about"]["results"])
+            assert results["calibration"] == {}
+            assert "local" not in results
+    assert 0 <= done.metrics["federated"]["image_auroc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"privacy__delta": 0.5}, r"privacy.delta is 0.5: with 6 images it must be .* below 0.17"),
+        ({"privacy__ledger": "/", "privacy__epsilon": 0.0}, "privacy.epsilon"),
+        ({"privacy__mechanism": "dp_codebook"}, "name a folder of them, or take dp_gauss_codebook"),
+        (
+            {"privacy__mechanism": "dp_codebook", "privacy__public_dir": "/no/such/folder"},
+            "privacy.public-dir = /no/such/folder: there is no such folder",
+        ),
+        ({"num_server_rounds": 2}, "within one round"),
+        ({"privacy__unit": "group"}, "name the metadata column"),
+        ({"privacy__group": "line"}, "name the metadata column"),
+        ({"privacy__centre_part": 0.6, "privacy__near_part": 0.5}, "leave something of 1"),
+        ({"data__shared": False}, "take such noise off again"),
+    ],
+)
+def test_mistakes_are_refused_in_a_sentence(private, changes, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        private(**changes)
+
+
+def test_a_folder_without_images_and_one_with_too_few_are_refused(private, tmp_path, parts) -> None:
+    with pytest.raises(ConfigError, match="it holds no images"):
+        private("dp_codebook", privacy__public_dir=str(tmp_path))
+    shutil.copy(next((parts / "bracket" / "train").rglob("*.png")), tmp_path / "one.png")
+    with pytest.raises(ConfigError, match="have 64 patches, fewer than privacy.cells = 100"):
+        private("dp_codebook", privacy__public_dir=str(tmp_path), privacy__cells=100)
+
+
+def test_few_clients_as_the_unit_are_warned_of(private, caplog) -> None:
+    done = private(privacy__unit="client")
+    assert "there are 3" in done.metrics["privacy"]["caution"]
+    assert "it takes 100 clients at least" in caplog.text
+    assert all(r.unit == "client" for r in read_ledger(done.out / LEDGER).releases)
+
+
+def test_of_several_objects_each_image_pays_for_its_own_bank_and_a_client_for_all(
+    private, two_objects
+) -> None:
+    two = {"data__root": str(two_objects), "clients": 2}
+    done = private(**two)
+    ledger = read_ledger(done.out / LEDGER)
+    assert {r.bank for r in ledger.releases} == set(done.model.banks)
+    assert len(ledger.releases) == 8
+    assert ledger.epsilon == pytest.approx(50)
+    stages = [s["stage"] for s in done.metrics["traffic"]["stages"]]
+    assert stages == ["counts", "sums", "sums", "sums", "evaluate"]
+    of_clients = read_ledger(private(**two, privacy__unit="client").out / LEDGER)
+    assert of_clients.epsilon == pytest.approx(50)
+    assert of_clients.releases[0].sigma == pytest.approx(2**0.5 * ledger.releases[0].sigma)
+
+
+@pytest.fixture
+def lots(parts, tmp_path) -> Path:
+    """The parts, where images are of lots of two."""
+    root = shutil.copytree(parts, tmp_path / "lots")
+    [path] = root.rglob("metadata.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "lot"])
+        writer.writeheader()
+        writer.writerows(row | {"lot": f"lot {i // 2}"} for i, row in enumerate(rows))
+    return root
+
+
+def test_groups_are_one_record_each_and_must_lie_with_one_client(private, lots) -> None:
+    grouped = {"privacy__unit": "group", "privacy__group": "lot", "data__root": str(lots)}
+    by_lot = {"partition__kind": "attribute", "partition__column": "lot"}
+    done = private(**grouped, **by_lot)
+    assert "one whole group of the 6 training images" in done.metrics["privacy"]["guarantee"]
+    with pytest.raises(ConfigError, match="partition by that column"):
+        private(**grouped, partition__kind="iid", seed=1)
+
+
+def test_a_group_is_as_one_image_with_all_its_patches(settings, lots) -> None:
+    checked = settings(data__root=str(lots), privacy__mechanism="dp_gaussian")
+    model, train = build_model(checked), open_split(checked).train
+    ask = Moments(np.zeros(152), 0.5, 0.1)
+    groups = sums_of(model, train, ask, "group", "lot")
+    assert groups.records == len({s.metadata["lot"] for s in train.samples})
+    images = list(records_of(model, train, ask, "image"))
+    lots_of = [s.metadata["lot"] for s in train.samples]
+    joined = [
+        np.concatenate([i for i, of in zip(images, lots_of, strict=True) if of == lot])
+        for lot in dict.fromkeys(lots_of)
+    ]
+    for vector, expected in zip(groups.vectors, summed(ask, joined), strict=True):
+        np.testing.assert_allclose(vector, expected, atol=1e-12)
+    one = sums_of(model, train, ask, "client")
+    assert one.records == 1
+    for vector, expected in zip(one.vectors, summed(ask, [np.concatenate(images)]), strict=True):
+        np.testing.assert_allclose(vector, expected, atol=1e-12)
+
+
+def test_legacy_noise_guarantees_nothing_and_says_so(run) -> None:
+    done = run(privacy__mechanism="legacy_embedding_noise", privacy__epsilon=4.0)
+    said = done.metrics["privacy"]
+    assert said["guarantee"].startswith("Guarantee: none at image level")
+    assert "epsilon" not in said
+    rows = done.model.banks["bracket"]
+    assert np.std(rows) == pytest.approx(1 / 0.9249, rel=0.05)  # 1 / μ(4, 1e-5), and unit vectors
+    assert done.model.frames["bracket"] == Frame()
+
+
+def test_without_a_mechanism_the_run_says_that_nothing_is_guaranteed(clean) -> None:
+    assert clean.metrics["privacy"]["guarantee"].startswith("Guarantee: none. The bank holds")
+    assert not (clean.out / LEDGER).exists()
+
+
+def test_private_bank_stands_beside_public_images_alone_and_k_means(private, parts) -> None:
+    donated = {"data__train_images": 4, "privacy__donated": 2, "evaluate__baselines": True}
+    done = private(**donated)
+    metrics = done.metrics
+    names = {"k-means without noise", "public images alone", "Gaussian of public images"}
+    assert set(metrics["comparators"]) == names
+    for figures in metrics["comparators"].values():
+        assert 0 <= figures["image_auroc"] <= 1
+    assert metrics["dataset"]["train_images"] == 4
+    page = (done.out / "report.html").read_text()
+    assert "public images alone" in page
+    assert "What was released" in page
+    alone = private(**donated | {"privacy__donated": 0})
+    assert set(alone.metrics["comparators"]) == {"k-means without noise"}
+
+
+def test_donated_images_are_none_of_the_private_ones(settings) -> None:
+    checked = settings(data__train_images=4, privacy__donated=2, privacy__mechanism="dp_gaussian")
+    public = {s.key for s in public_images(checked, "bracket").samples}
+    assert len(public) == 2
+    assert not public & {s.key for s in open_split(checked).train.samples}
+    with pytest.raises(ConfigError, match="data.train-images = 5 leaves fewer"):
+        public_images(
+            settings(data__train_images=5, privacy__donated=2, privacy__mechanism="dp_gaussian"),
+            "bracket",
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"privacy__donated": 2}, "set data.train-images as well"),
+        (
+            {"privacy__donated": 2, "data__train_images": 4, "privacy__public_dir": "/somewhere"},
+            "name one source",
+        ),
+    ],
+)
+def test_donations_that_cannot_be_are_refused(private, changes, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        private(**changes)
