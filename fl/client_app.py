@@ -39,7 +39,7 @@ from fl.wire.messages import (
     unpack_frames,
 )
 from fl.wire.sums import ASK, pack_sums, unpack_asks
-from src.evaluation.scored import evaluate, mean_figures
+from src.evaluation.score_set import compute_metrics, mean_metrics
 from src.federated.allocation import CURVE_POINTS, EXACT_POINTS
 from src.federated.candidates import (
     by_object,
@@ -206,5 +206,5 @@ def score_objects(
         place = node.place(side, name)
         if place:
             scored.save(place)
-        figures[name] = evaluate(node.model, images, scored)
-    return {"mean": mean_figures(list(figures.values())), "objects": figures}
+        figures[name] = compute_metrics(node.model, images, scored)
+    return {"mean": mean_metrics(list(figures.values())), "objects": figures}

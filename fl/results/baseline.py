@@ -16,7 +16,7 @@ import numpy as np
 
 from fl.config.schema import Settings
 from fl.setup.inputs import Split
-from src.evaluation.scored import Scored, evaluate
+from src.evaluation.score_set import ScoreSet, compute_metrics
 from src.federated.candidates import (
     Stage,
     by_bank,
@@ -43,7 +43,7 @@ class Baseline:
         means: [N, D] mean patch feature of each training image, in the dataset's order.
     """
 
-    scored: dict[str, Scored]
+    scored: dict[str, ScoreSet]
     figures: dict[str, dict]
     radius: float
     means: np.ndarray
@@ -73,7 +73,7 @@ def centralize(model: PatchCore, data: Split, settings: Settings, progress: Stag
     scored, figures = {}, {}
     for name, images in by_object(data.test).items():
         scored[name] = score_with(model, own.get(name, only).rows, images, progress)
-        figures[name] = evaluate(model, images, scored[name])
+        figures[name] = compute_metrics(model, images, scored[name])
     means = [
         grid.float().mean((0, 1)).cpu().numpy()
         for batch in model.embed(data.train)
@@ -114,7 +114,7 @@ def _write(folder: Path, baseline: Baseline) -> None:
 def _read(folder: Path) -> Baseline:
     header, tensors = read_tensors(folder / CONTENT, FORMAT)
     scored = {
-        name: Scored.load(folder / f"scored-{i}.safetensors")
+        name: ScoreSet.load(folder / f"scored-{i}.safetensors")
         for i, name in enumerate(header["objects"])
     }
     return Baseline(scored, header["figures"], header["radius"], tensors["means"])

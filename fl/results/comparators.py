@@ -11,7 +11,7 @@ from fl.config.schema import Settings
 from fl.server.private import public_images
 from fl.setup.inputs import Split
 from src.data import InspectionDataset
-from src.evaluation.scored import evaluate, mean_figures
+from src.evaluation.score_set import compute_metrics, mean_metrics
 from src.federated.candidates import SHARED, Stage, by_bank, by_object, find_candidates, score_with
 from src.models import PatchCore
 from src.models.feature_transform import Frame
@@ -73,5 +73,5 @@ def _figures(
         if bank is not None:
             rows, frame = bank
             scored = score_with(model, rows, images, progress, frame)
-            found.append(evaluate(model, images, scored))
-    return mean_figures(found)
+            found.append(compute_metrics(model, images, scored))
+    return mean_metrics(found)

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.data import DataError, InspectionDataset, Sample
 from src.data.layout import list_images
-from src.evaluation.scored import Scored, evaluate, mean_figures
+from src.evaluation.score_set import ScoreSet, compute_metrics, mean_metrics
 from src.federated.candidates import SHARED, by_object
 from src.models import PatchCore
 from src.models.model_file import ModelFile
@@ -71,9 +71,9 @@ def evaluate_model(path: Path, test: InspectionDataset, options: dict) -> dict:
     for name, images in by_object(test).items():
         bank = SHARED if SHARED in file.banks else (alone or name)
         model = PatchCore.load(path, bank=bank, **options)
-        scored = Scored.of(images.samples, model.score(images))
-        figures[name] = evaluate(model, images, scored)
-    return {"mean": mean_figures(list(figures.values())), "objects": figures}
+        scored = ScoreSet.of(images.samples, model.score(images))
+        figures[name] = compute_metrics(model, images, scored)
+    return {"mean": mean_metrics(list(figures.values())), "objects": figures}
 
 
 def _row(image: str, name: str, score: float, threshold: float | None) -> dict:

@@ -25,7 +25,7 @@ from fl.setup.inputs import SCORES, Split, clear_scratch
 from src.data import InspectionDataset
 from src.data.partition import Partition, partition_table
 from src.evaluation.clients import fairness, feature_shift, size_skew, value_skew
-from src.evaluation.scored import AnomalyMaps, Scored, evaluate, mean_figures
+from src.evaluation.score_set import AnomalyMaps, ScoreSet, compute_metrics, mean_metrics
 from src.federated.candidates import SHARED, by_object, score_with
 from src.models import PatchCore
 from src.models.patchcore import Prediction
@@ -70,7 +70,7 @@ def write_run(
     model: PatchCore,
     strategy: FederatedPatchCore,
     data: Split | None,
-    pooled: Mapping[str, Scored],
+    pooled: Mapping[str, ScoreSet],
     baseline: Baseline | None,
     beside: Mapping[str, dict],
     seconds: Mapping[str, float],
@@ -91,10 +91,10 @@ def write_run(
     model.as_file(banks, strategy.thresholds(), strategy.frames).write(out / MODEL)
     if beside:
         metrics["comparators"] = dict(beside)
-    found = Scored.join(pooled.values()).by_key()
+    found = ScoreSet.join(pooled.values()).by_key()
     if data is None:
         means = [answer["federated"]["mean"] for answer in strategy.results.values()]
-        metrics["federated"] = mean_figures([figures for figures in means if figures])
+        metrics["federated"] = mean_metrics([figures for figures in means if figures])
         test, rows, clients = InspectionDataset("", out, []), [], _image_counts(metrics)
     else:
         test = data.test
@@ -116,7 +116,7 @@ def write_run(
 
 def pool_scores(
     out: Path, model: PatchCore, strategy: FederatedPatchCore, data: Split
-) -> dict[str, Scored]:
+) -> dict[str, ScoreSet]:
     """The whole test set as the merged banks score it: object -> its images.
 
     The clients have scored their shares. What a client that was left out did not score, the
@@ -125,12 +125,12 @@ def pool_scores(
     pooled = {}
     for name, images in by_object(data.test).items():
         folder = out / SCORES / "federated" / name
-        scored = Scored.join(Scored.load(path) for path in sorted(folder.glob("*.safetensors")))
+        scored = ScoreSet.join(ScoreSet.load(path) for path in sorted(folder.glob("*.safetensors")))
         rest = [i for i, sample in enumerate(images.samples) if sample.key not in set(scored.keys)]
         merged = strategy.merged.get(SHARED) or strategy.merged.get(name)
         if merged and rest:
             missing = score_with(model, merged.features, images.select(rest), frame=merged.frame)
-            scored = Scored.join([scored, missing])
+            scored = ScoreSet.join([scored, missing])
         if merged:
             pooled[name] = scored
     return pooled
@@ -140,7 +140,7 @@ def _figures(
     model: PatchCore,
     strategy: FederatedPatchCore,
     test: InspectionDataset,
-    pooled: Mapping[str, Scored],
+    pooled: Mapping[str, ScoreSet],
     baseline: Baseline | None,
 ) -> dict:
     """Figures of each side: by object, and their means."""
@@ -148,16 +148,16 @@ def _figures(
     for name, images in by_object(test).items():
         figures: dict[str, Any] = {}
         if name in pooled:
-            figures["federated"] = evaluate(model, images, pooled[name])
+            figures["federated"] = compute_metrics(model, images, pooled[name])
         if baseline:
             figures["centralized"] = baseline.figures[name]
         figures["bank"] = _bank(strategy, SHARED if SHARED in strategy.merged else name)
         alone = [r["local"]["objects"].get(name) for r in strategy.results.values() if "local" in r]
         if any(alone):
-            figures["local"] = {"mean": mean_figures([found for found in alone if found])}
+            figures["local"] = {"mean": mean_metrics([found for found in alone if found])}
         objects[name] = figures
     means = {
-        side: mean_figures([figures[side] for figures in objects.values() if side in figures])
+        side: mean_metrics([figures[side] for figures in objects.values() if side in figures])
         for side in ("federated", "centralized")
     }
     if baseline:
@@ -248,7 +248,7 @@ def _local(strategy: FederatedPatchCore) -> dict:
     scored = [client for client in clients if "image_auroc" in client]
     if scored:
         means = [strategy.results[client["client"]]["local"]["mean"] for client in scored]
-        local["mean"] = mean_figures(means)
+        local["mean"] = mean_metrics(means)
         worst = min(scored, key=lambda client: client["image_auroc"])
         local["worst"] = {"client": worst["client"], **means[scored.index(worst)]}
         count = {strategy.results[client["client"]]["local_images"] for client in scored}
@@ -296,7 +296,7 @@ def _banks_together(strategy: FederatedPatchCore) -> dict:
 
 
 def _score_rows(
-    out: Path, settings: Settings, data: Split, sides: Mapping[str, Mapping[str, Scored]]
+    out: Path, settings: Settings, data: Split, sides: Mapping[str, Mapping[str, ScoreSet]]
 ) -> list[ScoreRow]:
     """The image scores of every bank the run compares, one row an image."""
     partition = Partition.load(out / PARTITION)
@@ -324,7 +324,7 @@ def _score_rows(
 
 def _local_scores(out: Path, client: int) -> dict[str, float]:
     parts = (out / SCORES / "local").glob(f"*/{client}.safetensors")
-    return {k: p.score for path in parts for k, p in Scored.load(path).by_key().items()}
+    return {k: p.score for path in parts for k, p in ScoreSet.load(path).by_key().items()}
 
 
 def _write_scores(path: Path, rows: list[ScoreRow]) -> None:

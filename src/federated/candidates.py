@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.data import InspectionDataset
-from src.evaluation.scored import Scored
+from src.evaluation.score_set import ScoreSet
 from src.federated.allocation import CURVE_POINTS, curve_counts
 from src.federated.codec import Coding, Parts, decode, encode, slip
 from src.federated.types import QUANTILES, Calibration, ClientBank, Holding, Survey
@@ -168,10 +168,10 @@ def score_with(
     dataset: InspectionDataset,
     progress: Stage = silent,
     frame: Frame | None = None,
-) -> Scored:
+) -> ScoreSet:
     """Install a bank, in its frame if it has one, and score a dataset's images with it."""
     model.set_memory_bank(bank, frame)
-    return Scored.of(dataset.samples, model.score(dataset, progress=progress("scoring")))
+    return ScoreSet.of(dataset.samples, model.score(dataset, progress=progress("scoring")))
 
 
 def calibrate_with(

@@ -14,7 +14,7 @@ from fl.config.schema import check_settings, default_settings
 from src.data import open_dataset
 from src.data.partition import Partition
 from src.evaluation import image_metrics
-from src.evaluation.scored import Scored
+from src.evaluation.score_set import ScoreSet
 from src.models import PatchCore
 from src.models.patchcore import Prediction
 
@@ -168,7 +168,7 @@ def test_what_a_run_that_was_killed_left_is_not_counted(run, clean, tmp_path) ->
     zero = Prediction(0.0, np.zeros((8, 8), np.float32), (64, 64))
     for side in ("federated", "local"):
         place = tmp_path / "run" / "scores" / side / "bracket" / "7.safetensors"
-        Scored(keys, (zero,) * len(keys)).save(place)
+        ScoreSet(keys, (zero,) * len(keys)).save(place)
     again = run(out=str(tmp_path / "run"))
     assert again.metrics["federated"] == clean.metrics["federated"]
     assert rows_of(again) == rows_of(clean)

@@ -11,7 +11,7 @@ from fl.client_app import app as client_app
 from fl.config.schema import check_settings
 from fl.setup.inputs import build_model, open_split
 from src.data.partition import Partition
-from src.evaluation.scored import Scored, evaluate
+from src.evaluation.score_set import ScoreSet, compute_metrics
 from src.federated.candidates import SHARED, by_bank
 from src.models import FeatureExtractor, PatchCore
 
@@ -109,7 +109,7 @@ def test_another_seed_is_another_bank(run, clean) -> None:
 def test_federated_figures_are_of_the_whole_test_set(clean, settings) -> None:
     model, test = build_model(settings()), open_split(settings()).test
     model.set_memory_bank(clean.model.banks["bracket"])
-    expected = evaluate(model, test, Scored.of(test.samples, model.score(test)))
+    expected = compute_metrics(model, test, ScoreSet.of(test.samples, model.score(test)))
     assert clean.metrics["federated"] == expected
     assert clean.metrics["dataset"]["test_images"] == len(test) == 6
 
@@ -117,7 +117,8 @@ def test_federated_figures_are_of_the_whole_test_set(clean, settings) -> None:
 def test_centralized_figures_are_of_a_model_fitted_on_all_images(clean, settings) -> None:
     model, data = build_model(settings()), open_split(settings())
     model.fit(data.train)
-    expected = evaluate(model, data.test, Scored.of(data.test.samples, model.score(data.test)))
+    scores = ScoreSet.of(data.test.samples, model.score(data.test))
+    expected = compute_metrics(model, data.test, scores)
     found = dict(clean.metrics["centralized"])
     assert found.pop("radius") > 0
     assert found == expected

@@ -16,7 +16,7 @@ FORMAT = "fedpatchcore-scored-1"
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoreSet:
     """Predictions by image key, in a fixed order.
 
     Attributes:
@@ -28,12 +28,12 @@ class Scored:
     predictions: tuple[Prediction, ...]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], predictions: Iterable[Prediction]) -> "Scored":
+    def of(cls, samples: Sequence[Sample], predictions: Iterable[Prediction]) -> "ScoreSet":
         """Predictions of these samples, in their order."""
         return cls(tuple(sample.key for sample in samples), tuple(predictions))
 
     @classmethod
-    def join(cls, parts: Iterable["Scored"]) -> "Scored":
+    def join(cls, parts: Iterable["ScoreSet"]) -> "ScoreSet":
         """Parts of a test set as one, by key."""
         pairs = [pair for part in parts for pair in zip(part.keys, part.predictions, strict=True)]
         pairs.sort(key=lambda pair: pair[0])
@@ -54,7 +54,7 @@ class Scored:
         write_tensors(path, FORMAT, header, grids)
 
     @classmethod
-    def load(cls, path: Path) -> "Scored":
+    def load(cls, path: Path) -> "ScoreSet":
         """Read what `save` wrote."""
         header, grids = read_tensors(path, FORMAT)
         made = zip(header["scores"], sorted(grids), header["sizes"], strict=True)
@@ -88,7 +88,7 @@ class _Defects(Sequence[list[Defect] | None]):
         return self.dataset.defects(i)
 
 
-def evaluate(model: PatchCore, dataset: InspectionDataset, scored: Scored) -> dict:
+def compute_metrics(model: PatchCore, dataset: InspectionDataset, scored: ScoreSet) -> dict:
     """Image and pixel figures of a scored test set; a figure that cannot be had is absent.
 
     Args:
@@ -105,13 +105,13 @@ def evaluate(model: PatchCore, dataset: InspectionDataset, scored: Scored) -> di
     return figures
 
 
-def mean_figures(figures: Sequence[dict]) -> dict:
+def mean_metrics(figures: Sequence[dict]) -> dict:
     """Mean over objects, figure by figure; a figure that one of them lacks is left out."""
     if not figures:
         return {}
     shared = [key for key in figures[0] if all(key in other for other in figures)]
     return {
-        key: mean_figures([f[key] for f in figures])
+        key: mean_metrics([f[key] for f in figures])
         if isinstance(figures[0][key], dict)
         else float(np.mean([f[key] for f in figures]))
         for key in shared
