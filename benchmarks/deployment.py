@@ -149,7 +149,7 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
         for home in homes:
             down(home)
     metrics = json.loads((out / "metrics.json").read_text())
-    exchanges = dict(re.findall(r"(train|evaluate): \d+ answers in ([\d.]+) s", "\n".join(shown)))
+    exchanges = dict(re.findall(r"(train|evaluate): \d+ replies in ([\d.]+) s", "\n".join(shown)))
     uploads = sum(metrics["traffic"]["upload_bytes"])
     broadcast = nodes * metrics["traffic"]["broadcast_bytes"]
     return {

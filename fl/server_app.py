@@ -19,7 +19,7 @@ from fl.results.tracking import check_tracker, track_run
 from fl.server.checkpoint import ROUND, keep_merge, take_up_merge
 from fl.server.private import check_groups, open_books
 from fl.server.replies import RoundFailed
-from fl.server.retrying_grid import Exchange, Roster
+from fl.server.retrying_grid import NodeRegistry, RetryingGrid
 from fl.server.strategy import FederatedPatchCore
 from fl.setup.inputs import build_model, clear_scratch, open_split, partition_data, run_folder
 from src.data import DataError
@@ -71,16 +71,16 @@ def run_federation(grid: Grid, settings: Settings, out: Path) -> None:
 
         check_groups(settings, data.train, Partition.load(out / PARTITION))
 
-    roster = Roster(nodes)
+    registry = NodeRegistry(nodes)
     keep = partial(keep_merge, out=out)
-    strategy = FederatedPatchCore(settings, model, roster, workspace, progress, keep, books)
-    patient = Exchange(grid, roster, settings.min_clients or len(nodes))
+    strategy = FederatedPatchCore(settings, model, registry, workspace, progress, keep, books)
+    retrying = RetryingGrid(grid, registry, settings.min_clients or len(nodes))
     broke_off = books and books.had and not (out / ROUND).exists()  # within a private round
     if settings.resume and not broke_off:
         take_up_merge(strategy, out)
         if strategy.done == strategy.rounds and not settings.plan:  # new images would cost anew
-            strategy.look_for_growth(patient)
-    strategy.start(patient, ArrayRecord(), strategy.rounds, settings.timeout)
+            strategy.look_for_growth(retrying)
+    strategy.start(retrying, ArrayRecord(), strategy.rounds, settings.timeout)
 
     pooled = pool_scores(out, model, strategy, data) if data else {}
     baseline = None

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from flwr.app import Message, RecordDict
 
-from fl.server.retrying_grid import Roster
+from fl.server.retrying_grid import NodeRegistry
 from fl.wire.messages import ClientFailed, Sender, check_ticket, make_ticket, number_in, wire_bytes
 from src.federated.types import BankRefused
 
@@ -27,7 +27,7 @@ class Intake:
     """Takes in the answers of one exchange after the other.
 
     Args:
-        roster: the nodes that take part.
+        registry: the nodes that take part.
         timeout: of an exchange in seconds, for what is said of the silent.
         needed: clients that must come through; 0 for all.
         fingerprint: of the weights that all must have.
@@ -41,9 +41,9 @@ class Intake:
         refused: clients that are left out, with the reason.
     """
 
-    def __init__(self, roster: Roster, timeout: int, needed: int, fingerprint: str) -> None:
-        self.roster, self.timeout, self.fingerprint = roster, timeout, fingerprint
-        self.needed = needed or len(roster.nodes)
+    def __init__(self, registry: NodeRegistry, timeout: int, needed: int, fingerprint: str) -> None:
+        self.registry, self.timeout, self.fingerprint = registry, timeout, fingerprint
+        self.needed = needed or len(registry.nodes)
         self.ticket = ""
         self.came: set[int] = set()
         self.stages: list[dict] = []
@@ -69,7 +69,7 @@ class Intake:
         self.came = set()
         for reply in came:
             self._take(reply, accept)
-        silent = set(self.roster.nodes) - set(map(_node_of, came))
+        silent = set(self.registry.nodes) - set(map(_node_of, came))
         for node in sorted(silent):
             if self._asked is None or self.numbers.get(node) in self._asked:
                 self._refuse(node, f"it gave no answer within {self.timeout} s")
@@ -99,7 +99,7 @@ class Intake:
         if len(self.came) < self.needed:
             named = "\n".join(f"{called(r['client'])}: {r['reason']}" for r in self.refused)
             raise RoundFailed(
-                f"only {len(self.came)} of {len(self.roster.nodes)} clients {did}, {self.needed} "
+                f"only {len(self.came)} of {len(self.registry.nodes)} clients {did}, {self.needed} "
                 f"are needed (min-clients):\n{named}"
             )
 
@@ -120,7 +120,7 @@ class Intake:
                 f"it calls itself client {number}, but its key is node-{registered}'s"
             )
         holder = next((n for n, held in self.numbers.items() if held == number), node)
-        if holder != node and holder in self.roster.nodes:
+        if holder != node and holder in self.registry.nodes:
             raise BankRefused(f"it calls itself client {number}, as node {holder} does")
         if self.numbers.setdefault(node, number) != number:
             raise BankRefused(f"it calls itself client {number} now")
@@ -153,7 +153,7 @@ class Intake:
 
     def _registered(self, node: int) -> int | str:
         """The number that a node's key was registered for; else what to call the node."""
-        name = KEY_NAME.fullmatch(self.roster.names.get(node, ""))
+        name = KEY_NAME.fullmatch(self.registry.names.get(node, ""))
         return int(name[1]) if name else f"node {node}"
 
     def _refuse(self, node: int, reason: str) -> None:

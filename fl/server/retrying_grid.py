@@ -1,8 +1,8 @@
-"""A message to every node and its answer, also when nodes die, hang, or come back.
+"""Send a message to every node and collect the replies, although nodes die, hang or restart.
 
-Flower loses a message with the node that had it. Here a node that comes back is asked again, and so
-is one that comes in the stead of another; nobody waits for a node that has gone, unless too few
-others are left; and what was silent once is not waited for twice.
+Flower drops a message when its node dies. This grid resends it when the node comes back, or sends
+it to a node that joins in its place. It does not wait for a dead node unless the run needs its
+reply, and it waits for an unresponsive node only once.
 """
 
 import logging
@@ -19,21 +19,21 @@ from flwr.supercore.run import Run
 from fl.wire.messages import FAILURE
 
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
-POLL = 1.0  # seconds between two looks for answers
-TRIES = 3  # times that a message is sent, where the SuperLink went away in the middle of it
+POLL = 1.0  # seconds between two polls for replies
+TRIES = 3  # sends of one message while the SuperLink drops it or its reply
 GONE = "it went away and did not come back in time"
 
-log = logging.getLogger("flwr")  # what `flwr run --stream` shows
+log = logging.getLogger("flwr")  # `flwr run --stream` shows this logger
 
 
 @dataclass
-class Roster:
-    """The nodes that take part.
+class NodeRegistry:
+    """The nodes that take part in the run.
 
     Attributes:
-        nodes: their ids; a node that comes in another's stead takes its place.
-        names: node -> the name that its key was registered by, where it has one.
-        silent: those that gave no answer in the last exchange.
+        nodes: their ids; a replacement takes the index of the node that it replaces.
+        names: node id -> the name under which its key is registered, if it has one.
+        silent: the nodes that did not reply in the last exchange.
     """
 
     nodes: list[int]
@@ -42,143 +42,149 @@ class Roster:
 
 
 @dataclass
-class _Asked:
-    """A node that has not answered yet."""
+class _Pending:
+    """A request without a reply."""
 
     message: Message
-    activated: str  # when the node last came, as the SuperLink says; "" where it does not
+    activated: str  # when the node last connected, by the SuperLink's clock; "" if unknown
     gone: bool = False
-    spoiled: int = 0  # answers that were lost on their way
+    losses: int = 0  # replies that the SuperLink lost
 
 
-class Exchange(Grid):
-    """A Grid that keeps asking.
+class RetryingGrid(Grid):
+    """A grid that resends messages to nodes that come back.
 
     Args:
-        grid: the engine's.
-        roster: the nodes that take part; kept up to date.
-        needed: so many must answer; with fewer, an exchange waits until its time is up.
+        grid: the engine's grid.
+        registry: the participating nodes; kept up to date.
+        needed: an exchange with fewer successful replies than this waits until its timeout.
     """
 
-    def __init__(self, grid: Grid, roster: Roster, needed: int) -> None:
+    def __init__(self, grid: Grid, registry: NodeRegistry, needed: int) -> None:
         self._grid = grid
-        self.roster = roster
+        self.registry = registry
         self.needed = needed
-        self._asked: dict[int, _Asked] = {}
+        self._pending: dict[int, _Pending] = {}  # by node
         self._sent: dict[str, int] = {}  # message id -> node
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """Ask, and wait for the answers that can be expected.
+        """Send messages and wait for every reply that can still be expected.
 
         Returns:
-            an answer for each node that gave one, and an error for each that went away; none for
-            a node that is silent.
+            the reply of each node that sent one and an error for each node that went away; nothing
+            for an unresponsive node.
         """
-        began = time.monotonic()
-        ends = began + (timeout if timeout is not None else float("inf"))
+        start = time.monotonic()
+        deadline = start + (timeout if timeout is not None else float("inf"))
         messages = list(messages)
-        here = self._look_around()
-        back = {
-            n for n, last in self._asked.items() if here.get(n, last.activated) != last.activated
+        self._open(messages)
+        replies: dict[int, Message] = {}
+        while self._pending:
+            for reply in self._grid.pull_messages(list(self._sent)):
+                self._receive(reply, replies)
+            if not self._worth_waiting(replies) or time.monotonic() > deadline:
+                break
+            self._resend_to_returned()
+            time.sleep(POLL)
+        self.registry.silent = set(self._pending)
+        if messages:
+            kind, seconds = messages[0].metadata.message_type, time.monotonic() - start
+            log.info("%s: %d replies in %.1f s", kind, len(replies), seconds)
+        gone = [pending.message for pending in self._pending.values() if pending.gone]
+        error = Error(ErrorCode.NODE_UNAVAILABLE, GONE)
+        return [*replies.values(), *(Message(error, reply_to=message) for message in gone)]
+
+    def _open(self, messages: list[Message]) -> None:
+        """Start an exchange. A node that restarted since the last one is not silent any more."""
+        active = self._active_nodes()
+        self.registry.silent -= {
+            node
+            for node, pending in self._pending.items()
+            if active.get(node, pending.activated) != pending.activated
         }
-        self.roster.silent -= back
-        self._sent, self._asked = {}, {}
+        self._sent, self._pending = {}, {}
         for message in messages:
             node = message.metadata.dst_node_id
-            self._asked[node] = _Asked(message, here.get(node, ""))
-        self._push([asked.message for asked in self._asked.values()])
-        answers: dict[int, Message] = {}
-        while self._asked:
-            for reply in self._grid.pull_messages(list(self._sent)):
-                self._take(reply, answers)
-            if not self._worth_waiting(answers) or time.monotonic() > ends:
-                break
-            self._ask_who_came_back()
-            time.sleep(POLL)
-        self.roster.silent = set(self._asked)
-        if messages:
-            kind, took = messages[0].metadata.message_type, time.monotonic() - began
-            log.info("%s: %d answers in %.1f s", kind, len(answers), took)
-        gone = [asked.message for asked in self._asked.values() if asked.gone]
-        error = Error(ErrorCode.NODE_UNAVAILABLE, GONE)
-        return [*answers.values(), *(Message(error, reply_to=message) for message in gone)]
+            self._pending[node] = _Pending(message, active.get(node, ""))
+        self._push([pending.message for pending in self._pending.values()])
 
-    def _take(self, reply: Message, answers: dict[int, Message]) -> None:
-        """Book an answer, or that its node has gone, which is the SuperLink's to say."""
+    def _receive(self, reply: Message, replies: dict[int, Message]) -> None:
+        """Store a reply, resend its request if it was lost, or mark its node as gone."""
         node = self._sent.pop(reply.metadata.reply_to_message_id)
-        asked = self._asked.get(node)
-        if asked is None:
-            return  # it was asked twice, and has answered
-        if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
-            asked.gone = True
-            log.warning("node %s has gone; it is asked again if it comes back", node)
-            return
-        if reply.has_error() and reply.error.code in LOST and asked.spoiled < TRIES - 1:
-            asked.spoiled += 1
-            log.warning("the answer of node %s was lost, and it is asked again", node)
-            self._ask_again(node)
-            return
-        if reply.has_error() and reply.metadata.src_node_id != node:  # the SuperLink speaks for it
-            reply = Message(reply.error, reply_to=asked.message)
-        answers[node] = reply
-        del self._asked[node]
+        pending = self._pending.get(node)
+        if pending is None:
+            return  # an earlier copy of the message was answered
+        code = reply.error.code if reply.has_error() else None
+        if code == ErrorCode.NODE_UNAVAILABLE:
+            pending.gone = True
+            log.warning("node %s went away; its message is resent if it comes back", node)
+        elif code in LOST and pending.losses < TRIES - 1:
+            pending.losses += 1
+            log.warning("the SuperLink lost the reply of node %s; resending its message", node)
+            self._resend(node)
+        else:
+            if code is not None and reply.metadata.src_node_id != node:  # sent by the SuperLink
+                reply = Message(reply.error, reply_to=pending.message)
+            replies[node] = reply
+            del self._pending[node]
 
-    def _worth_waiting(self, answers: dict[int, Message]) -> bool:
-        """Whether an answer is to come, or one is needed of a node that may not give it."""
-        silent = self.roster.silent
-        expected = [n for n, asked in self._asked.items() if not asked.gone and n not in silent]
+    def _worth_waiting(self, replies: dict[int, Message]) -> bool:
+        """Whether a live node owes a reply, or the run needs a gone or silent node to return."""
+        live = {node for node, pending in self._pending.items() if not pending.gone}
         good = sum(
-            not reply.has_error() and FAILURE not in reply.content for reply in answers.values()
+            not reply.has_error() and FAILURE not in reply.content for reply in replies.values()
         )
-        return bool(expected) or good < self.needed <= good + len(self._asked)
+        return bool(live - self.registry.silent) or (
+            good < self.needed <= good + len(self._pending)
+        )
 
-    def _ask_who_came_back(self) -> None:
-        """Ask again who was started anew since it was asked, or has come for one that has gone."""
-        here = self._look_around()
-        again = []
-        for node, asked in self._asked.items():
-            if node in here and here[node] != asked.activated:
-                asked.activated, asked.gone = here[node], False
-                again.append(node)
-        gone = [node for node, asked in self._asked.items() if asked.gone]
-        nodes = self.roster.nodes
-        new = sorted(set(here) - set(nodes))
+    def _resend_to_returned(self) -> None:
+        """Resend to nodes that restarted, and give the messages of gone nodes to new nodes."""
+        active = self._active_nodes()
+        returned = []
+        for node, pending in self._pending.items():
+            if node in active and active[node] != pending.activated:
+                pending.activated, pending.gone = active[node], False
+                returned.append(node)
+        gone = [node for node, pending in self._pending.items() if pending.gone]
+        nodes = self.registry.nodes
+        new = sorted(set(active) - set(nodes))
         for old, node in zip(gone, new, strict=False):
-            asked = self._asked.pop(old)
-            self._asked[node] = _Asked(asked.message, here[node])
+            self._pending[node] = _Pending(self._pending.pop(old).message, active[node])
             nodes[nodes.index(old)] = node
-            again.append(node)
-        for node in again:
-            log.warning("node %s has come back, and is asked again", node)
-            self.roster.silent.discard(node)
-            self._ask_again(node)
+            returned.append(node)
+        for node in returned:
+            log.warning("node %s came back; resending its message", node)
+            self.registry.silent.discard(node)
+            self._resend(node)
 
-    def _ask_again(self, node: int) -> None:
-        self._asked[node].message = _copy(self._asked[node].message, node)
-        self._push([self._asked[node].message])
+    def _resend(self, node: int) -> None:
+        message = _copy(self._pending[node].message, node)
+        self._pending[node].message = message
+        self._push([message])
 
     def _push(self, messages: list[Message]) -> None:
-        """Send messages; those that the SuperLink does not take again, as new ones.
+        """Send messages; retry as new messages those that the SuperLink does not accept.
 
-        One that restarts meanwhile refuses a message that it has half of, or loses track of one
-        that it has. It forgets halves after three minutes; a node that waits for one is free then.
+        A SuperLink that restarts meanwhile refuses a message of which it has a part, or loses one
+        that it has. It discards parts after three minutes, which frees a node that waits for one.
         """
-        for left in reversed(range(TRIES)):
-            messages = self._push_once(messages, last=not left)
+        for tries_left in reversed(range(TRIES)):
+            messages = self._push_once(messages, last=not tries_left)
             if not messages:
                 return
             time.sleep(POLL)
             messages = [_copy(message, message.metadata.dst_node_id) for message in messages]
             for message in messages:
-                self._asked[message.metadata.dst_node_id].message = message
+                self._pending[message.metadata.dst_node_id].message = message
 
     def _push_once(self, messages: list[Message], last: bool) -> list[Message]:
-        """Send messages; returns those that were not taken, or at last books their nodes as gone.
+        """Send messages; return the refused ones or, on the last try, mark their nodes as gone.
 
         Raises:
-            ObjectPushError: at last, where the SuperLink has lost track of them.
+            ObjectPushError: the SuperLink lost the messages on the last try.
         """
         try:
             ids = list(self._grid.push_messages(messages))
@@ -191,19 +197,19 @@ class Exchange(Grid):
             node = message.metadata.dst_node_id
             if message_id:
                 self._sent[message_id] = node
-            elif last:  # it signed off, and the SuperLink knows it no more
-                self._asked[node].gone = True
+            elif last:  # it signed off, and the SuperLink has forgotten it
+                self._pending[node].gone = True
             else:
                 refused.append(message)
         return refused
 
-    def _look_around(self) -> dict[int, str]:
-        """Node -> when it last came, of all that are there."""
+    def _active_nodes(self) -> dict[int, str]:
+        """Map each connected node to the time of its last connection; record the nodes' names."""
         nodes = list(self._grid.get_nodes())
-        self.roster.names |= {node.node_id: node.name for node in nodes if node.name}
+        self.registry.names |= {node.node_id: node.name for node in nodes if node.name}
         return {node.node_id: node.last_activated_at for node in nodes}
 
-    # --- the rest is the engine's ---
+    # --- passed on to the engine's grid ---
 
     @property
     def run(self) -> Run:
@@ -233,5 +239,5 @@ class Exchange(Grid):
 
 
 def _copy(message: Message, node: int) -> Message:
-    """The same message anew, to a node."""
+    """A new message to a node with the same content and type."""
     return Message(message.content, node, message.metadata.message_type)

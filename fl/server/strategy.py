@@ -20,7 +20,7 @@ from fl.config.schema import Settings
 from fl.server.ledger_store import Books
 from fl.server.private import LEGACY, PrivateRound, spoil
 from fl.server.replies import Intake
-from fl.server.retrying_grid import Roster
+from fl.server.retrying_grid import NodeRegistry
 from fl.wire.arrays import pack_banks
 from fl.wire.messages import (
     ALLOWANCE,
@@ -60,7 +60,7 @@ class FederatedPatchCore(Strategy):
     Args:
         settings: the run's.
         model: for the dimension and the fingerprint that banks must have.
-        roster: the nodes that take part.
+        registry: the nodes that take part.
         workspace: the run directory where clients share it; "" where they do not.
         progress: who to tell how far the merge is.
         keep: called after the merge, to keep it before anything else can fail.
@@ -81,13 +81,13 @@ class FederatedPatchCore(Strategy):
         self,
         settings: Settings,
         model: PatchCore,
-        roster: Roster,
+        registry: NodeRegistry,
         workspace: str = "",
         progress: Stage = silent,
         keep: Callable[["FederatedPatchCore"], None] = lambda strategy: None,
         books: Books | None = None,
     ) -> None:
-        self.settings, self.model, self.roster = settings, model, roster
+        self.settings, self.model, self.registry = settings, model, registry
         self.workspace, self.progress, self.keep = workspace, progress, keep
         self.books = books
         self.uploads: dict[int, Upload] = {}
@@ -99,7 +99,7 @@ class FederatedPatchCore(Strategy):
         self.seconds = 0.0
         self.client_seconds: dict[int, dict[str, float]] = {}
         fingerprint = model.backbone.fingerprint
-        self.intake = Intake(roster, settings.timeout, settings.min_clients, fingerprint)
+        self.intake = Intake(registry, settings.timeout, settings.min_clients, fingerprint)
         self._surveys: dict[int, Mapping[str, Survey]] = {}  # of this round
         self._allowances: dict[int, dict[str, int]] = {}  # of this round
         self._known: dict[int, dict[str, int]] = {}  # client -> rows of the banks that it has
@@ -315,7 +315,7 @@ class FederatedPatchCore(Strategy):
 
     def summary(self) -> None:
         """Say what the round will do."""
-        log.info("federated PatchCore over %d clients", len(self.roster.nodes))
+        log.info("federated PatchCore over %d clients", len(self.registry.nodes))
 
     def thresholds(self) -> dict[str, float]:
         """Bank name -> image score above which the set share of the normal images lies."""
@@ -372,7 +372,7 @@ class FederatedPatchCore(Strategy):
         config = ConfigRecord({**self.settings.flat(), "workspace": self.workspace})
         to = allowances.keys() if allowances is not None else to
         requests = {}
-        for node in self.roster.nodes:
+        for node in self.registry.nodes:
             client = self.intake.numbers.get(node)
             if to is not None and client not in to:
                 continue

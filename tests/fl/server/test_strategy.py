@@ -13,7 +13,7 @@ from flwr.common.constant import ErrorCode
 
 from fl.client_app import app as client_app
 from fl.server.replies import RoundFailed
-from fl.server.retrying_grid import Roster
+from fl.server.retrying_grid import NodeRegistry
 from fl.server.strategy import FederatedPatchCore
 from fl.setup.inputs import build_model, open_split, partition_data
 from fl.wire import arrays
@@ -281,7 +281,7 @@ def test_client_that_calls_itself_another_s_number_is_left_out_whoever_answers_f
 
 
 def test_a_registered_key_holds_a_node_to_its_number(strategy, replies) -> None:
-    strategy.roster.names = {1001: "node-0", 1002: "node-7", 1003: "camera"}
+    strategy.registry.names = {1001: "node-0", 1002: "node-7", 1003: "camera"}
     strategy.aggregate_train(1, replies)
     [refused] = strategy.intake.refused
     assert refused["reason"] == "it calls itself client 1, but its key is node-7's"
@@ -290,7 +290,7 @@ def test_a_registered_key_holds_a_node_to_its_number(strategy, replies) -> None:
 
 def test_a_node_that_came_in_another_s_stead_goes_by_its_number(strategy, replies) -> None:
     strategy.aggregate_train(1, replies)
-    strategy.roster.nodes[1] = 99
+    strategy.registry.nodes[1] = 99
     strategy.intake.claim(99, 1)
     assert strategy.intake.numbers[99] == 1
     with pytest.raises(BankRefused, match="as node 1003 does"):
@@ -324,7 +324,7 @@ def replies(run, misbehave, identity) -> Callable[..., list[Message]]:
 def strategy(settings) -> FederatedPatchCore:
     """For three nodes, of which two must come through; out of a run."""
     checked = settings(min_clients=2, timeout=5)
-    made = FederatedPatchCore(checked, build_model(checked), Roster([1001, 1002, 1003]))
+    made = FederatedPatchCore(checked, build_model(checked), NodeRegistry([1001, 1002, 1003]))
     made.intake.open(1, "banks")
     made.intake.ticket = "now"
     return made
@@ -362,7 +362,7 @@ def test_first_of_two_answers_counts(strategy, replies) -> None:
 
 
 def test_order_of_replies_does_not_change_the_merge(settings, strategy, replies) -> None:
-    other = FederatedPatchCore(settings(), strategy.model, Roster([1001, 1002, 1003]))
+    other = FederatedPatchCore(settings(), strategy.model, NodeRegistry([1001, 1002, 1003]))
     other.intake.open(1, "banks")
     other.intake.ticket = "now"
     one, _ = strategy.aggregate_train(1, replies)
