@@ -20,8 +20,8 @@ from fl.cli.terminal import (
     show_results,
 )
 from fl.config.schema import ConfigError, Scalar
-from fl.deployment.processes import Plan, down, place_of, read_roles, up
 from fl.deployment.registration import Place, admit, expel, known_nodes
+from fl.deployment.roles import Plan, down, place_of, read_roles, up
 from fl.engines.launch import deploy, submit_to
 from fl.results.progress import ProgressView
 from fl.setup.inputs import open_split

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fl.config.schema import ConfigError
-from fl.engines.roles import CA, CERTIFICATE, KEY, NODE_KEY
+from fl.engines.commands import CA, CERTIFICATE, KEY, NODE_KEY
 
 AUTHORITY, SUPERLINK = "ca", "superlink"
 CA_KEY = "ca-key.pem"

@@ -15,8 +15,8 @@ from flwr.proto.control_pb2 import (
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control.control_http_client import ControlHttpClient
 
+from fl.engines.commands import CA
 from fl.engines.processes import EngineError
-from fl.engines.roles import CA
 
 
 @dataclass(frozen=True)

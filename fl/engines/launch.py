@@ -8,8 +8,8 @@ from pathlib import Path
 from fl.client_app import app as client_app
 from fl.config.schema import CHECKOUT, ConfigError, Scalar, Settings
 from fl.deployment.certificates import make_certificates
-from fl.deployment.processes import Plan, run_deployment, standing
 from fl.deployment.registration import Place
+from fl.deployment.roles import Plan, run_deployment, standing
 from fl.engines.inline import run_inline
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus, run_simulation

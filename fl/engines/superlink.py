@@ -14,8 +14,8 @@ from pathlib import Path
 
 import tomli_w
 
+from fl.engines.commands import CA, superlink_command
 from fl.engines.processes import POLL, EngineError, end, free_port, start
-from fl.engines.roles import CA, superlink_command
 
 CONNECTION = "ours"  # the name of our SuperLink in the home's config.toml
 LOG = "superlink.log"  # in the home

@@ -1,4 +1,4 @@
-"""The image and the compose files: they start what roles.py says, with no more than it needs."""
+"""The image and the compose files: they start what commands.py says, with no more than it needs."""
 
 import json
 import os
@@ -13,8 +13,8 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from fl.engines.commands import serverapp_command, superlink_command, supernode_command
 from fl.engines.processes import _environment
-from fl.engines.roles import serverapp_command, superlink_command, supernode_command
 
 CHECKOUT = Path(__file__).parents[3]
 ALL, NODES = "docker-compose.yml", "docker-compose.nodes.yml"

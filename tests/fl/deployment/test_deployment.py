@@ -12,10 +12,10 @@ from flwr.common.config import parse_config_args
 from fl.cli import deploy as cli_deploy
 from fl.cli import main as cli
 from fl.config.schema import ConfigError
-from fl.deployment import processes as deployment
-from fl.deployment.processes import Plan, Role
+from fl.deployment import roles as deployment
+from fl.deployment.roles import Plan, Role
+from fl.engines.commands import supernode_command
 from fl.engines.processes import EngineError, free_port
-from fl.engines.roles import supernode_command
 
 CHECKOUT = Path(__file__).parents[3]
 # what clients remember from round to round is put to the test by the second

@@ -14,10 +14,10 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
 from fl.deployment.certificates import make_certificates
-from fl.deployment.processes import Plan, down, up
 from fl.deployment.registration import Place, admit, expel, known_nodes
+from fl.deployment.roles import Plan, down, up
+from fl.engines.commands import supernode_command
 from fl.engines.processes import EngineError, end, free_port, start
-from fl.engines.roles import supernode_command
 
 pytestmark = pytest.mark.slow
 

@@ -18,14 +18,14 @@ import psutil
 
 from fl.config.schema import ConfigError, Scalar
 from fl.deployment.registration import Place, admit
-from fl.engines.processes import POLL, EngineError, alive, end, end_family, free_port, start
-from fl.engines.roles import (
+from fl.engines.commands import (
     CERTIFICATE,
     NODE_KEY,
     serverapp_command,
     superlink_command,
     supernode_command,
 )
+from fl.engines.processes import POLL, EngineError, alive, end, end_family, free_port, start
 from fl.engines.submission import RunEnd, Show, submit
 from fl.engines.superlink import LOG, START_LIMIT, connect, healthy, serve
 
