@@ -16,14 +16,26 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from src.federated.allocation import Budget
 from src.federated.codec import Coding, Encoding
 from src.privacy.ledger import Adjacency, Unit
-from src.privacy.mechanisms.codebook import CodebookSettings
-from src.privacy.mechanisms.config import NAMES, Plan
+from src.privacy.mechanisms.config import Plan
 from src.privacy.mechanisms.gaussian import GaussianSettings
 
 Scalar = str | int | float | bool
 
 OWN_SIZE = re.compile(r"own(?:\*((?:0|[1-4])?\.?\d+))?")
 CHECKOUT = Path(__file__).resolve().parents[2]
+
+NO_CODEBOOK = (
+    "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
+    "epsilon; set privacy.mechanism = dp_gaussian"
+)
+REMOVED = {  # settings of earlier versions, and what to use instead
+    "privacy.cells": NO_CODEBOOK,
+    "privacy.lloyd-rounds": NO_CODEBOOK,
+    "privacy.residual-limit": NO_CODEBOOK,
+    "privacy.gaussian-part": NO_CODEBOOK,
+    "privacy.weights-part": NO_CODEBOOK,
+}
+REMOVED_MECHANISMS = {"dp_codebook": NO_CODEBOOK, "dp_gauss_codebook": NO_CODEBOOK}
 
 
 class ConfigError(ValueError):
@@ -54,6 +66,12 @@ def _absolute(text: str) -> str:
     if text and not Path(text).is_absolute():
         raise ValueError("must be an absolute path: the apps run in a folder of their own")
     return text
+
+
+def _mechanism(name: str) -> str:
+    if name in REMOVED_MECHANISMS:
+        raise ValueError(REMOVED_MECHANISMS[name])
+    return name
 
 
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
@@ -152,7 +170,9 @@ class Settings(BaseModel):
 
     # none; a mechanism that bounds what each record tells, sums, and lets the server add noise; or
     # legacy_embedding_noise, which guarantees nothing and is there to be compared with
-    privacy_mechanism: Literal["none", *NAMES, "legacy_embedding_noise"] = _key("privacy.mechanism")  # type: ignore[valid-type]
+    privacy_mechanism: Annotated[
+        Literal["none", "dp_gaussian", "legacy_embedding_noise"], BeforeValidator(_mechanism)
+    ] = _key("privacy.mechanism")
     # who is protected: an image, all images of one value of the metadata column privacy.group, or
     # a client; and what change must be hard to see: left out (null), or replaced by anything
     privacy_unit: Unit = _key("privacy.unit")
@@ -165,28 +185,22 @@ class Settings(BaseModel):
     privacy_ledger: AbsolutePath = _key("privacy.ledger")
     # system: the machine's randomness; seed: noise that anybody can draw again, for simulations
     privacy_noise: Literal["system", "seed"] = _key("privacy.noise")
-    # a folder of public images of the objects, or of folders named like the objects: anchors of
-    # dp_codebook, and of a Gaussian the centre and what noise hides of its covariance
+    # a folder of public images of the objects, or of folders named like the objects: they give the
+    # Gaussian's centre, and what noise hides of its covariance
     privacy_public_dir: AbsolutePath = _key("privacy.public-dir")
     # in a simulation, in place of that: so many images of each object of those that
     # data.train-images leaves out
     privacy_donated: int = _key("privacy.donated", ge=0)
     # the longest contributions of a record that count in full, for patches of unit length: their
-    # mean from zero, and from the first centre; mean outer product; residuals over all cells
+    # mean from zero, and from the first centre; and mean outer product
     privacy_mean_limit: float = _key("privacy.mean-limit", gt=0)
     privacy_near_limit: float = _key("privacy.near-limit", gt=0)
     privacy_square_limit: float = _key("privacy.square-limit", gt=0)
-    privacy_residual_limit: float = _key("privacy.residual-limit", gt=0)
-    # parts of the budget: what the threshold costs of all (0: no threshold); of a Gaussian, what
-    # its first centre and its mean cost; of dp_gauss_codebook, what its Gaussian costs; of a
-    # codebook's round, what the weights cost
+    # parts of the budget: what the threshold costs of all (0: no threshold); of the Gaussian, what
+    # its first centre and its mean cost
     privacy_threshold_part: float = _key("privacy.threshold-part", ge=0, lt=1)
     privacy_centre_part: float = _key("privacy.centre-part", gt=0, lt=1)
     privacy_near_part: float = _key("privacy.near-part", gt=0, lt=1)
-    privacy_gaussian_part: float = _key("privacy.gaussian-part", gt=0, lt=1)
-    privacy_weights_part: float = _key("privacy.weights-part", gt=0, lt=1)
-    privacy_cells: int = _key("privacy.cells", ge=1)
-    privacy_lloyd_rounds: int = _key("privacy.lloyd-rounds", ge=1, le=20)
 
     # features and generated data; "": the user's cache folder
     cache_dir: AbsolutePath = _key("cache.dir")
@@ -215,10 +229,9 @@ class Settings(BaseModel):
     @property
     def plan(self) -> Plan | None:
         """The private mechanism, if the run has one."""
-        if self.privacy_mechanism not in NAMES:
+        if self.privacy_mechanism != "dp_gaussian":
             return None
         return Plan(
-            self.privacy_mechanism,
             self.privacy_epsilon,
             self.privacy_delta,
             self.privacy_unit,
@@ -231,14 +244,6 @@ class Settings(BaseModel):
                 far=self.privacy_centre_part,
                 near=self.privacy_near_part,
             ),
-            CodebookSettings(
-                cells=self.privacy_cells,
-                limit=self.privacy_residual_limit,
-                weights=self.privacy_weights_part,
-                gaussian=self.privacy_gaussian_part,
-                rounds=self.privacy_lloyd_rounds,
-            ),
-            self.seed,
         )
 
     @property
@@ -410,11 +415,6 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
         )
     if s.privacy_donated and s.privacy_public_dir:
         yield "privacy.public-dir, privacy.donated: name one source of public images"
-    if s.plan.needs_public and not s.has_public:
-        yield (
-            f"privacy.public-dir: {mechanism} begins with public images; name a folder of them, or "
-            "take dp_gauss_codebook, which needs none"
-        )
     if s.privacy_centre_part + s.privacy_near_part >= 1:
         yield (
             "privacy.centre-part and privacy.near-part: together they must leave something of 1 "
@@ -424,6 +424,8 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
 
 def _sentence(error: Mapping) -> str:
     key = str(error["loc"][0])
+    if key in REMOVED:
+        return f"{key}: {REMOVED[key]}"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _KEYS, 1)
         return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")

@@ -6,6 +6,7 @@ Only where a simulation sees everything. None of it is private.
 from collections.abc import Callable
 
 import numpy as np
+from sklearn.cluster import KMeans
 
 from fl.config.schema import Settings
 from fl.server.private import public_images
@@ -15,13 +16,13 @@ from src.evaluation.score_set import compute_metrics, mean_metrics
 from src.federated.candidates import SHARED, Stage, by_bank, by_object, find_candidates, score_with
 from src.models import PatchCore
 from src.models.feature_transform import Frame
-from src.privacy.mechanisms.codebook import k_means
 from src.privacy.mechanisms.gaussian import gaussian_of
 from src.privacy.records import sampled_patches
 
 PUBLIC, K_MEANS = "public images alone", "k-means without noise"
 PUBLIC_GAUSSIAN = "Gaussian of public images"
-DRAWN = 100_000  # patches that the cells of k-means are made from
+SAMPLED_PATCHES = 100_000  # that k-means and the Gaussian are fitted to
+CENTRES = 256  # of k-means
 
 Bank = tuple[np.ndarray, Frame | None]
 Make = Callable[[str, InspectionDataset], Bank]  # of a bank's name and its training images
@@ -32,7 +33,7 @@ def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) 
 
     Public images alone: as many of their patches, by greedy selection, as the centralized bank has
     rows; and the Gaussian of their patches, with a ridge as in `dp_gaussian`. K-means without
-    noise: as many cells as a codebook has, from patches of all training images.
+    noise: the centres of patches of all training images.
     """
     if settings.plan is None or not settings.evaluate_baselines:
         return {}
@@ -43,14 +44,14 @@ def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) 
         return find_candidates(model, public, reach=len(train) / len(public)).rows, None
 
     def gaussian(name: str, train: InspectionDataset) -> Bank:
-        rows = sampled_patches(model, public_images(settings, name), DRAWN, random)
+        rows = sampled_patches(model, public_images(settings, name), SAMPLED_PATCHES, random)
         found = gaussian_of(rows)
-        return np.zeros((1, rows.shape[1]), np.float32), Frame(found.mean, found.scaling())
+        return np.zeros((1, rows.shape[1]), np.float32), Frame(found.mean, found.whitening())
 
     def centres(name: str, train: InspectionDataset) -> Bank:
-        rows = sampled_patches(model, train, DRAWN, random)
-        cells = min(settings.privacy_cells, len(rows))
-        return k_means(rows, cells, random).astype(np.float32), Frame()
+        rows = sampled_patches(model, train, SAMPLED_PATCHES, random)
+        k_means = KMeans(min(CENTRES, len(rows)), n_init=1, random_state=settings.seed)
+        return k_means.fit(rows).cluster_centers_.astype(np.float32), Frame()
 
     found = {K_MEANS: _figures(model, data, settings, centres, progress)}
     if settings.has_public:

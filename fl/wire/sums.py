@@ -17,11 +17,11 @@ from flwr.app import ConfigRecord, RecordDict
 from fl.wire.arrays import pack_banks, read_header, read_rows
 from fl.wire.messages import ABOUT, Sender, pack_sender, raise_failure, unpack_sender, unreadable
 from src.federated.types import BankRefused
-from src.privacy.queries import Ask, Block, Cells, Means, Moments, Scores
+from src.privacy.queries import Ask, Block, Means, Moments, Scores
 from src.privacy.runner import Sums
 
 ASK, SUMS = "ask", "sums"
-KINDS: dict[str, type[Ask]] = {kind.__name__: kind for kind in (Means, Moments, Cells, Scores)}
+KINDS: dict[str, type[Ask]] = {kind.__name__: kind for kind in (Means, Moments, Scores)}
 ROUNDING = 1e-9  # relative, by which a sum may pass its records' limits
 
 

@@ -86,7 +86,7 @@ class Release:
     """One sum with noise that left the clients' side, or is about to.
 
     Attributes:
-        name: which step released it, as "codebook weights".
+        name: which step released it, as "moments: mean".
         round: in which round.
         what: in words, for the report.
         sensitivity: Δ, the most by which one record changes it (L2 norm); infinite if unbounded.

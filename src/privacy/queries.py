@@ -184,51 +184,6 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Cells:
-    """How each record's patches lie around public anchors.
-
-    With n_c of its m patches nearest to anchor c, a record gives w_c = √(n_c / m), of norm 1, and
-    w_c · mean(x − a_c), of the norm of its root mean square residual.
-
-    Attributes:
-        anchors: [K, d].
-        limit: the longest residuals that count in full, over all cells together.
-        origin, basis: [D] and [D, d]: patches are compared at (x − origin) @ basis, and the
-            anchors lie there; None for x itself.
-        told: of how many of the d coordinates, from the first, residuals are told; None for all.
-    """
-
-    reads: ClassVar[Reads] = "patches"
-    anchors: np.ndarray
-    limit: float
-    origin: np.ndarray | None = None
-    basis: np.ndarray | None = None
-    told: int | None = None
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """Weights [K], and residuals [K told] cell by cell."""
-        return (
-            Block("weights", len(self.anchors), 1.0, acute=True),
-            Block("residuals", self.anchors[:, : self.told].size, self.limit),
-        )
-
-    def measure(self, images: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Roots of the shares of the cells, and those times the cells' mean residuals."""
-        counts = np.zeros(len(self.anchors))
-        sums = np.zeros_like(self.anchors[:, : self.told], dtype=np.float64)
-        for patches in _units(images):
-            at = patches
-            if self.basis is not None:
-                at = (patches - (0 if self.origin is None else self.origin)) @ self.basis
-            cell = closest(at, self.anchors)
-            counts += np.bincount(cell, minlength=len(self.anchors))
-            np.add.at(sums, cell, (at - self.anchors[cell])[:, : self.told])
-        scale = 1 / np.sqrt(np.maximum(counts, 1) * counts.sum())
-        return np.sqrt(counts / counts.sum()), (sums * scale[:, None]).ravel()
-
-
-@dataclass(frozen=True)
 class Scores:
     """How each record's images score with a private bank: which bins of a logarithmic scale.
 
@@ -263,11 +218,6 @@ class Scores:
 
 def _units(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     return map(unit_patches, images)
-
-
-def closest(rows: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """Index of the anchor closest to each row: [P] int64."""
-    return np.argmin((anchors * anchors).sum(1) - 2 * rows @ anchors.T, axis=1)
 
 
 def to_vector(matrix: np.ndarray) -> np.ndarray:

@@ -7,13 +7,11 @@ from hypothesis import strategies as st
 
 from src.privacy.queries import (
     Ask,
-    Cells,
     Means,
     Moments,
     Scores,
     added,
     bounded,
-    closest,
     contribution,
     summed,
     to_matrix,
@@ -71,17 +69,11 @@ def asks(draw) -> Ask:
     rng = np.random.default_rng(draw(seeds))
     limit, scale = 10.0 ** rng.uniform(-3, 1, 2)
     centre = rng.normal(0, scale, DIM)
-    match draw(st.sampled_from(["means", "moments", "cells", "cells in a basis"])):
+    match draw(st.sampled_from(["means", "moments"])):
         case "means":
             return Means(centre, limit)
-        case "moments":
-            return Moments(centre, limit, scale)
-        case "cells":
-            return Cells(rng.normal(0, scale, (int(rng.integers(1, 9)), DIM)), limit)
         case _:
-            anchors = rng.normal(0, scale, (int(rng.integers(1, 9)), 2))
-            told = draw(st.sampled_from([None, 1, 2]))
-            return Cells(anchors, limit, centre, rng.normal(0, 1, (DIM, 2)), told)
+            return Moments(centre, limit, scale)
 
 
 @given(asks(), records(least=2), st.data())
@@ -115,23 +107,6 @@ def test_clients_sums_add_up_to_the_sum_over_all_images(ask, images, seed: int) 
     together = added([summed(ask, client) for client in clients])
     for part, whole in zip(together, summed(ask, images), strict=True):
         np.testing.assert_allclose(part, whole, atol=1e-12)
-
-
-@given(records(), seeds)
-def test_cells_of_an_image_are_those_of_a_plain_loop(images, seed: int) -> None:
-    anchors = np.random.default_rng(seed).normal(0, 1, (5, DIM))
-    for patches in map(unit_patches, images):
-        weights, residuals = Cells(anchors, np.inf).measure([patches])
-        cell = closest(patches, anchors)
-        for c, anchor in enumerate(anchors):
-            mine = patches[cell == c]
-            w = np.sqrt(len(mine) / len(patches))
-            mean = (mine - anchor).mean(0) if len(mine) else np.zeros(DIM)
-            assert weights[c] == pytest.approx(w)
-            np.testing.assert_allclose(residuals[c * DIM :][:DIM], w * mean, atol=1e-12)
-        assert np.linalg.norm(weights) == pytest.approx(1)
-        away = np.linalg.norm(patches[:, None] - anchors, axis=2)
-        np.testing.assert_allclose(away[np.arange(len(cell)), cell], away.min(1), atol=1e-7)
 
 
 @given(seeds)

@@ -10,12 +10,10 @@ from scipy.stats import kstest
 
 from src.privacy.accounting import composed
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release
-from src.privacy.mechanisms.codebook import CodebookSettings, dp_codebook, dp_gauss_codebook
 from src.privacy.mechanisms.gaussian import dp_gaussian
 from src.privacy.queries import Ask, Scores, summed
 from src.privacy.runner import (
     Answer,
-    Mechanism,
     PrivateBank,
     Sums,
     Terms,
@@ -30,8 +28,6 @@ from src.privacy.runner import (
 )
 
 DIM, IMAGES = 6, 40
-SMALL = CodebookSettings(cells=8, told=3)
-ANCHORS = np.eye(DIM)
 
 
 def images(seed: int = 0, count: int = IMAGES) -> list[np.ndarray]:
@@ -39,44 +35,30 @@ def images(seed: int = 0, count: int = IMAGES) -> list[np.ndarray]:
     return [rng.normal(1, 0.3, (int(rng.integers(1, 20)), DIM)) for _ in range(count)]
 
 
-def mechanisms() -> dict[str, Mechanism]:
-    return {
-        "dp_gaussian": dp_gaussian(DIM),
-        "dp_codebook": dp_codebook(ANCHORS, SMALL),
-        "dp_gauss_codebook": dp_gauss_codebook(DIM, 0, SMALL),
-    }
-
-
-NAMES = sorted(mechanisms())
-
-
-def run(name: str, clients, terms: Terms, noise=system_noise) -> tuple[PrivateBank, list[Release]]:
+def run(clients, terms: Terms, noise=system_noise) -> tuple[PrivateBank, list[Release]]:
     releases: list[Release] = []
-    bank = run_mechanism(mechanisms()[name], in_process(clients), terms, noise, releases.extend)
+    bank = run_mechanism(dp_gaussian(DIM), in_process(clients), terms, noise, releases.extend)
     return bank, releases
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("adjacency", ["null", "replace"])
-def test_all_of_the_budget_is_spent_and_no_more(name: str, adjacency) -> None:
-    bank, releases = run(name, [images()], Terms(0.7, adjacency))
+def test_all_of_the_budget_is_spent_and_no_more(adjacency) -> None:
+    bank, releases = run([images()], Terms(0.7, adjacency))
     assert composed(release.mu for release in releases) == pytest.approx(0.7)
     assert np.isfinite(bank.rows).all()
     assert {release.adjacency for release in releases} == {adjacency}
 
 
-@pytest.mark.parametrize("name", NAMES)
 @given(st.integers(0, 2**32 - 1))
-def test_the_bank_does_not_depend_on_who_holds_the_images(name: str, seed: int) -> None:
+def test_the_bank_does_not_depend_on_who_holds_the_images(seed: int) -> None:
     held = images(seed)
     cut = int(np.random.default_rng(seed).integers(IMAGES + 1))
-    one, _ = run(name, [held], Terms(1e6), seeded_noise(1))
-    two, _ = run(name, [held[cut:], held[:cut]], Terms(1e6), seeded_noise(1))
+    one, _ = run([held], Terms(1e6), seeded_noise(1))
+    two, _ = run([held[cut:], held[:cut]], Terms(1e6), seeded_noise(1))
     np.testing.assert_allclose(one.rows, two.rows, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_asked_of_the_images_that_the_ledger_refuses(name: str) -> None:
+def test_nothing_is_asked_of_the_images_that_the_ledger_refuses() -> None:
     ledger = Ledger(Budget(1, 1e-5, IMAGES))
     asked = []
 
@@ -88,49 +70,44 @@ def test_nothing_is_asked_of_the_images_that_the_ledger_refuses(name: str) -> No
         nonlocal ledger
         ledger = ledger.adding(releases)
 
-    mechanism = mechanisms()[name]
+    mechanism = dp_gaussian(DIM)
     with pytest.raises(BudgetExceeded):
         run_mechanism(mechanism, asking, Terms(ledger.budget.mu * 10), system_noise, note)
     assert not asked
-    run_mechanism(mechanisms()[name], asking, Terms(ledger.budget.mu), system_noise, note)
+    run_mechanism(dp_gaussian(DIM), asking, Terms(ledger.budget.mu), system_noise, note)
     assert ledger.epsilon == pytest.approx(1)
     with pytest.raises(BudgetExceeded, match="would bring ε"):
-        run_mechanism(mechanisms()[name], asking, Terms(0.01), system_noise, note)
+        run_mechanism(dp_gaussian(DIM), asking, Terms(0.01), system_noise, note)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_run_will_release_is_known_before_it_starts(name: str) -> None:
+def test_what_a_run_will_release_is_known_before_it_starts() -> None:
     terms = Terms(0.5, bank="tiles", round=3)
-    _, releases = run(name, [images()], terms)
-    assert planned(mechanisms()[name], terms) == releases
+    _, releases = run([images()], terms)
+    assert planned(dp_gaussian(DIM), terms) == releases
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_broke_off_goes_on_without_asking_again(name: str) -> None:
+def test_a_run_that_broke_off_goes_on_without_asking_again() -> None:
     answers: list[Answer] = []
     asking, terms = in_process([images()]), Terms(1.0)
-    whole = run_mechanism(
-        mechanisms()[name], asking, terms, system_noise, list, keep=answers.append
-    )
+    whole = run_mechanism(dp_gaussian(DIM), asking, terms, system_noise, list, keep=answers.append)
     asked: list[Ask] = []
 
     def counting(ask: Ask):
         asked.append(ask)
         return asking(ask)
 
-    again = run_mechanism(mechanisms()[name], counting, terms, system_noise, list, had=answers)
+    again = run_mechanism(dp_gaussian(DIM), counting, terms, system_noise, list, had=answers)
     np.testing.assert_array_equal(whole.rows, again.rows)
     assert not asked
-    run_mechanism(mechanisms()[name], counting, terms, system_noise, list, had=answers[:-1])
+    run_mechanism(dp_gaussian(DIM), counting, terms, system_noise, list, had=answers[:-1])
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_runs_differ_by_their_noise_and_a_seed_gives_it_back(name: str) -> None:
+def test_two_runs_differ_by_their_noise_and_a_seed_gives_it_back() -> None:
     terms = Terms(1.0)
-    drawn = [run(name, [images()], terms)[0] for _ in range(2)]
+    drawn = [run([images()], terms)[0] for _ in range(2)]
     assert repr(drawn[0]) != repr(drawn[1])
-    again = [run(name, [images()], terms, seeded_noise(5))[0] for _ in range(2)]
+    again = [run([images()], terms, seeded_noise(5))[0] for _ in range(2)]
     np.testing.assert_array_equal(again[0].rows, again[1].rows)
 
 

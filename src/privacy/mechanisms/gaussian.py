@@ -47,14 +47,9 @@ class Gaussian:
     values: np.ndarray
     vectors: np.ndarray
 
-    def scaling(self, power: float = 1.0) -> np.ndarray:
-        """Basis [D, D] in whose coordinates the variances are λ^(1 − power): 1 whitens."""
-        return self.vectors * self.values ** (-power / 2)
-
-    def draw(self, count: int, random: np.random.Generator) -> np.ndarray:
-        """Patches [count, D] as it would have them."""
-        normal = random.standard_normal((count, len(self.mean)))
-        return self.mean + (normal * np.sqrt(self.values)) @ self.vectors.T
+    def whitening(self) -> np.ndarray:
+        """Basis [D, D] in whose coordinates every variance is 1."""
+        return self.vectors * self.values**-0.5
 
 
 def dp_gaussian(
@@ -67,34 +62,32 @@ def dp_gaussian(
         settings: bounds and split.
         public: [N, D] patches of public images, of unit length.
     """
-    found = yield from fit_gaussian(dim, settings, public=public)
-    return PrivateBank(np.zeros((1, dim)), found.mean, found.scaling(), np.sqrt(dim))
+    gaussian = yield from fit_gaussian(dim, settings, public)
+    return PrivateBank(np.zeros((1, dim)), gaussian.mean, gaussian.whitening(), np.sqrt(dim))
 
 
 def fit_gaussian(
     dim: int,
     settings: GaussianSettings,
-    part: float = 1.0,
     public: np.ndarray | None = None,
 ) -> Generator[Step, Answer, Gaussian]:
-    """The steps by which the Gaussian is found, for a part of a mechanism's budget.
+    """The steps that fit the Gaussian.
 
     Args:
         dim: D.
         settings: bounds and split.
-        part: of the budget.
         public: [N, D] patches of public images, of unit length.
     """
-    left = part
+    left = 1.0
     if public is None:
         far = Means(np.zeros(dim), settings.far_limit)
-        answer = yield Step("centre", "mean patch", far, (part * settings.far,))
+        answer = yield Step("centre", "mean patch", far, (settings.far,))
         centre = _mean(answer)
-        left -= part * settings.far
+        left -= settings.far
     else:
         centre = public.mean(0)
     near = Moments(centre, settings.near_limit, settings.square_limit)
-    fractions = (part * settings.near, left - part * settings.near)
+    fractions = (settings.near, left - settings.near)
     answer = yield Step("moments", "mean patch and second moment", near, fractions)
     away = _mean(answer)
     squares = to_matrix(answer.sums[1]) / answer.records - np.outer(away, away)

@@ -31,7 +31,7 @@ KEYS = {
     "inversion",
     "verdict",
 }
-MECHANISMS = ["none", "dp_gaussian", "dp_codebook", "dp_gauss_codebook", "legacy_embedding_noise"]
+MECHANISMS = ["none", "dp_gaussian", "legacy_embedding_noise"]
 PATCHES = 64  # of an image
 
 
@@ -47,14 +47,11 @@ def ended(run, pieces):
     """ended(mechanism, **changes): a run of three clients on the pieces."""
 
     def make(mechanism: str = "none", **changes):
-        public = str(pieces / "bracket" / "test") if mechanism == "dp_codebook" else ""
         small = {
             "data__root": str(pieces),
             "privacy__mechanism": mechanism,
             "privacy__epsilon": 4.0,
             "privacy__delta": 0.01,
-            "privacy__cells": 8,
-            "privacy__public_dir": public,
             "evaluate__baselines": False,
         }
         return run(**(small | changes))
@@ -242,7 +239,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("mechanism", ["none", "dp_gauss_codebook"])
+@pytest.mark.parametrize("mechanism", ["none", "dp_gaussian"])
 def test_page_loads_nothing_and_is_whole(ended, audit, mechanism: str) -> None:
     done = ended(mechanism)
     found, _ = audit(done.out)

@@ -21,11 +21,10 @@ CHECKOUT = Path(__file__).parents[3]
 # what clients remember from round to round is put to the test by the second
 EXACT = {"merge__protocol": "exact", "num_server_rounds": 3, "merge__oversample": 4.0}
 PRIVATE = {
-    "privacy__mechanism": "dp_gauss_codebook",
+    "privacy__mechanism": "dp_gaussian",
     "privacy__noise": "seed",
     "privacy__epsilon": 50.0,
     "privacy__delta": 0.01,
-    "privacy__cells": 8,
 }
 ONE_CONFIG = [
     pytest.param({}, id="a round"),

@@ -17,7 +17,7 @@ from src.privacy.attacks.auditing import (
     membership,
     one_run_epsilon,
 )
-from src.privacy.queries import Cells, Moments, contribution, summed
+from src.privacy.queries import Moments, contribution, summed
 from src.privacy.runner import Step, Terms, seeded_noise, system_noise
 
 DELTA = 1e-5
@@ -110,16 +110,6 @@ def test_noise_for_one_patch_of_an_image_is_caught() -> None:
     planted = [sigma / math.sqrt(PATCHES) for sigma in honest]
     without, given_ = scores_of(step, images, canary, planted, 2000)
     assert many_run_epsilon(without, given_, DELTA) > 8
-
-
-def test_a_canary_in_one_cell_is_the_worst_case_of_a_codebook() -> None:
-    rng = np.random.default_rng(0)
-    step = Step("cells", "cells", Cells(np.eye(4), 0.3), (0.3, 0.7))
-    images = [rng.normal(0, 1, (20, 4)) for _ in range(50)]
-    canary = np.tile([0.9, 0.3, -0.2, 0.1], (PATCHES, 1))
-    sigmas = [r.sigma for r in Terms(mu_for(4, DELTA)).releases(step)]
-    without, given_ = scores_of(step, images, canary, sigmas, 100_000, seeded_noise(0))
-    assert 3.6 <= many_run_epsilon(without, given_, DELTA) <= 4
 
 
 def test_many_run_bound_keeps_its_confidence() -> None:
