@@ -7,13 +7,19 @@ import numpy as np
 import torch
 
 from fl.config.schema import Settings
-from fl.server.private import LEGACY
 from src.data import InspectionDataset
+from src.evaluation.metrics import image_metrics
 from src.federated.candidates import Stage
 from src.models import PatchCore
 from src.models.coreset.streaming import BoundedRows
 from src.privacy.attacks.auditing import many_run_bound, many_run_epsilon
-from src.privacy.attacks.embedding_noise import legacy_embedding_noise
+from src.privacy.attacks.embedding_noise import (
+    add_embedding_noise,
+    noisy_row_scores,
+    outlier_patches,
+    sigma_for_vector,
+    unit_rows,
+)
 from src.privacy.attacks.membership import (
     Asked,
     Attack,
@@ -24,11 +30,8 @@ from src.privacy.attacks.membership import (
     given_by,
     guess,
     mean_patches,
-    odd_patches,
     patch_distances,
     reach,
-    rows_scores,
-    unit_rows,
     worst_patches,
 )
 from src.privacy.mechanisms.config import Plan
@@ -41,7 +44,7 @@ CANARIES = 600  # training images of which the one-run audit guesses, at most
 # certain by a raw bank, and tracing is right, if at all, about the most outlying
 GUESSED_BY_DISTANCE, GUESSED_BY_TRACING = 1 / 2, 1 / 3
 FIRST_ROWS = 64  # of a bank with noise that the many-run audit looks at, in the order picked
-ODD_PATCHES = 256  # of the canary against it; more than FIRST_ROWS
+CANARY_PATCHES = 256  # of the canary against it; more than FIRST_ROWS
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Subject:
         name: of the bank.
         settings, model: of the run.
         train: by client, the images that helped to make the bank, and no empty share.
-        others: normal test images.
+        test: all test images.
+        others: the normal ones of them.
         own: images that the attacker holds.
         public: whether those are public ones; else they are normal test images too.
         bank: as it was released.
@@ -60,13 +64,14 @@ class Subject:
         terms: of a private mechanism.
         pairs: steps of a private mechanism, and the answers that were released.
         start: public patches that it began with, or None.
-        sigma: of legacy_embedding_noise.
+        noise_epsilon: ε that noise on the bank's vectors claims for each; 0 without such noise.
     """
 
     name: str
     settings: Settings
     model: PatchCore
     train: Sequence[InspectionDataset]
+    test: InspectionDataset
     others: InspectionDataset
     own: InspectionDataset
     public: bool
@@ -75,7 +80,7 @@ class Subject:
     terms: Terms | None = None
     pairs: Sequence[tuple[Step, Answer]] = ()
     start: np.ndarray | None = None
-    sigma: float = 0.0
+    noise_epsilon: float = 0.0
 
     @property
     def members(self) -> InspectionDataset:
@@ -86,12 +91,17 @@ class Subject:
         return whole
 
     @property
+    def noise_sigma(self) -> float:
+        """Standard deviation of the noise on the bank's vectors."""
+        return sigma_for_vector(self.noise_epsilon, self.delta)
+
+    @property
     def kinds(self) -> list[str]:
         """The audits that can be made of it: one run leaves images out, and guesses which."""
-        if self.settings.privacy_mechanism == "none":
-            return ["one_run"]
         plan = self.settings.plan
-        left_out = plan is None or (plan.unit, plan.adjacency) == ("image", "null")
+        if plan is None:
+            return ["many_run", "one_run"] if self.noise_epsilon else ["one_run"]
+        left_out = (plan.unit, plan.adjacency) == ("image", "null")
         return ["many_run", "one_run"] if left_out else ["many_run"]
 
 
@@ -137,6 +147,14 @@ def by_tracing(subject: Subject, plan: Plan, stage: Stage) -> tuple[Attack, list
     return Attack(scores[:count], scores[count:]), asked
 
 
+def image_auroc(subject: Subject) -> float | None:
+    """Image AUROC of the bank over the test images; None where there are no defects."""
+    subject.model.set_memory_bank(*subject.bank)
+    scores = [prediction.score for prediction in subject.model.score(subject.test)]
+    labels = [sample.label for sample in subject.test.samples]
+    return image_metrics(scores, labels).get("image_auroc")
+
+
 def core_audit(
     subject: Subject, asked: Sequence[Asked], runs: int, confidence: float, stage: Stage
 ) -> dict:
@@ -172,10 +190,10 @@ def rows_audit(
         norm = max(norm, float(patches.float().norm(dim=1).max()))
     count = min(FIRST_ROWS, held.seen)
     without = unit_rows(held.select(count).features.float().numpy())
-    odd = odd_patches(2 * norm, patches.shape[1], ODD_PATCHES, random)
-    held.add(torch.from_numpy(odd).to(patches))
+    canary = outlier_patches(2 * norm, patches.shape[1], CANARY_PATCHES, random)
+    held.add(torch.from_numpy(canary).to(patches))
     given = unit_rows(held.select(count).features.float().numpy())
-    scores = rows_scores(without, given, subject.sigma, system_noise, runs)
+    scores = noisy_row_scores(without, given, subject.noise_sigma, system_noise, runs)
     return {
         "epsilon_lower_bound": many_run_bound(*scores, subject.delta, confidence),
         "confidence": confidence,
@@ -256,8 +274,8 @@ def _far(
     included.samples = [*included.samples, *rest.samples]
     picked = model.select(included, model.coreset_percentage, selecting=stage("coreset"))
     rows = picked.features.float().numpy()
-    if subject.settings.privacy_mechanism == LEGACY:
-        rows = legacy_embedding_noise(unit_rows(rows), subject.sigma, system_noise)[0]
+    if subject.noise_epsilon:
+        rows = add_embedding_noise(unit_rows(rows), subject.noise_sigma, system_noise)
     bank = rows, subject.bank[1]
     return -np.array([d.min() for d in patch_distances(model, bank, canaries, stage("one run"))])
 

@@ -18,6 +18,7 @@ from fl.audit.bank import (
     by_distance,
     by_tracing,
     core_audit,
+    image_auroc,
     one_run_audit,
     rows_audit,
 )
@@ -28,22 +29,30 @@ from fl.results.run_directory import CONFIG, METRICS
 from fl.server.checkpoint import MODEL
 from fl.server.ledger_store import ANSWERS, read_answers
 from fl.server.ledger_store import LEDGER as LEDGER_FILE
-from fl.server.private import LEGACY, images_below, public_patches
+from fl.server.private import images_below, public_patches
 from fl.setup.inputs import Split, build_model, open_split
 from src.data import DataError
 from src.data.partition import Partition
 from src.federated.candidates import Stage, by_bank
 from src.models import FileError, PatchCore
+from src.models.feature_transform import Frame
 from src.models.model_file import ModelFile
 from src.privacy.attacks.auditing import CONFIDENCE
-from src.privacy.attacks.membership import Attack
+from src.privacy.attacks.embedding_noise import (
+    NO_GUARANTEE,
+    add_embedding_noise,
+    sigma_for_vector,
+    unit_rows,
+)
+from src.privacy.attacks.membership import Attack, Bank
 from src.privacy.ledger import Ledger, read_ledger
 from src.privacy.mechanisms.config import Plan
-from src.privacy.runner import replayed
+from src.privacy.runner import replayed, system_noise
 from src.reporting.audit.page import Finding, write_audit_page
 from src.storage.atomic import write_whole
 
 AUDIT, PAGE = "audit.json", "audit.html"
+EMBEDDING_NOISE = "embedding_noise"
 LEAST_OTHERS = 10  # normal test images of a bank
 MOST_BYTES = 8_000_000_000  # for what all images give to a step, twice
 
@@ -158,22 +167,42 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
             )
         half = np.random.default_rng([seed, number, 1]).permutation(len(others))
         own = images_below(public, name, "--public") if public else None
-        spoilt = [r.sigma for r in run.ledger.releases if r.bank == name and r.name == "bank rows"]
         found.append(
             Subject(
                 name,
                 settings,
                 model,
                 [share[name] for share in shares if name in share],
+                test,
                 others,
                 own or others.select(half[: len(others) // 2]),
                 bool(public),
                 (rows, run.file.frames.get(name)),
                 run.ledger.budget.delta if run.ledger.budget else settings.privacy_delta,
-                sigma=spoilt[-1] if spoilt else 0.0,
             )
         )
     return [_with_answers(run, plan, subject) for subject in found] if plan else found
+
+
+def with_embedding_noise(
+    run: Finished, subjects: Sequence[Subject], epsilon: float
+) -> list[Subject]:
+    """The banks of an ordinary run with noise on each vector, for a claim of ε for one vector.
+
+    Raises:
+        ConfigError: the run is a private one.
+    """
+    if run.settings.plan:
+        raise ConfigError(
+            f"--embedding-noise: {run.folder} is a private run; name one with "
+            "privacy.mechanism = none, whose bank holds patches as they are"
+        )
+
+    def noisy(subject: Subject) -> Bank:
+        sigma = sigma_for_vector(epsilon, subject.delta)
+        return add_embedding_noise(unit_rows(subject.bank[0]), sigma, system_noise), Frame()
+
+    return [replace(s, bank=noisy(s), noise_epsilon=epsilon) for s in subjects]
 
 
 def _with_answers(run: Finished, plan: Plan, subject: Subject) -> Subject:
@@ -240,7 +269,7 @@ def _audit(
     if plan:
         attacks["tracing"], asked = by_tracing(subject, plan, stage)
         audits["many_run"] = core_audit(subject, asked, runs, confidence, stage)
-    elif run.settings.privacy_mechanism == LEGACY:
+    elif subject.noise_epsilon:
         audits["many_run"] = rows_audit(subject, runs, confidence, random, stage)
     if "one_run" in subject.kinds:
         audits["one_run"] = one_run_audit(subject, confidence, random, stage)
@@ -259,9 +288,7 @@ def _figures(
     claimed: float | None = None
     if settings.plan:
         claimed = run.ledger.epsilon if math.isfinite(run.ledger.epsilon) else None
-    elif settings.privacy_mechanism == LEGACY:
-        claimed = settings.privacy_epsilon
-    return {
+    figures: dict[str, Any] = {
         "mechanism": settings.privacy_mechanism,
         "guarantee": run.metrics["privacy"]["guarantee"],
         "claimed_epsilon": claimed,
@@ -275,6 +302,14 @@ def _figures(
         "attacks": by_name,
         "audits": {**audits, "largest": shown},
     }
+    if subject.noise_epsilon:
+        figures |= {
+            "mechanism": EMBEDDING_NOISE,
+            "guarantee": NO_GUARANTEE,
+            "claimed_epsilon": subject.noise_epsilon,
+            "image_auroc": image_auroc(subject),
+        }
+    return figures
 
 
 def verdict(figures: Mapping) -> str:
@@ -283,7 +318,7 @@ def verdict(figures: Mapping) -> str:
     least, sure = f"ε ≥ {bound:.2f}", f"with {100 * figures['confidence']:.0f} % confidence"
     if claimed is None:
         return f"No claim was made; the bank gives away at least {least} for an image, {sure}."
-    of_vectors = figures["mechanism"] == LEGACY
+    of_vectors = figures["mechanism"] == EMBEDDING_NOISE
     claim = f"the claim of ε = {claimed:.4g}" + (" for each vector" if of_vectors else "")
     if bound <= claimed:
         return f"The audit is consistent with {claim}: it shows {least} for an image, {sure}."

@@ -30,20 +30,33 @@ def audit(
         Path | None,
         typer.Option(help="folder of images that the attacker has; else half of the normal tests"),
     ] = None,
+    embedding_noise: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1000,
+            metavar="EPSILON",
+            help="first add noise to the vectors of an ordinary run's bank, for a claim of this "
+            "epsilon for one vector; written to RUN_DIR/embedding-noise",
+        ),
+    ] = None,
 ) -> None:
     """Attack a finished run: who was in, is its claim true, what does its bank show."""
     from fl.audit.run import (  # torch takes a while
         audit_run,
         open_finished,
         subjects_of,
+        with_embedding_noise,
         write_audit,
     )
 
-    place = out or folder
+    place = out or (folder / "embedding-noise" if embedding_noise else folder)
     if place.exists() and not place.is_dir():
         raise ConfigError(f"--out: {place} is a file; name a folder")
     run = open_finished(folder)
     subjects = subjects_of(run, public, seed)
+    if embedding_noise:
+        subjects = with_embedding_noise(run, subjects, embedding_noise)
     with _bars() as stage:
         figures, findings = audit_run(run, subjects, runs, seed, stage)
     page = write_audit(place, folder, figures, findings)

@@ -35,7 +35,14 @@ REMOVED = {  # settings of earlier versions, and what to use instead
     "privacy.gaussian-part": NO_CODEBOOK,
     "privacy.weights-part": NO_CODEBOOK,
 }
-REMOVED_MECHANISMS = {"dp_codebook": NO_CODEBOOK, "dp_gauss_codebook": NO_CODEBOOK}
+REMOVED_MECHANISMS = {
+    "dp_codebook": NO_CODEBOOK,
+    "dp_gauss_codebook": NO_CODEBOOK,
+    "legacy_embedding_noise": (
+        "noise on single vectors protects no image, so it is no mechanism; to see what it gives "
+        "away, set privacy.mechanism = none and use fedpatchcore audit RUN_DIR --embedding-noise"
+    ),
+}
 
 
 class ConfigError(ValueError):
@@ -168,11 +175,10 @@ class Settings(BaseModel):
     # a folder where centralized baselines are kept, for other runs of the same data and model
     evaluate_baseline_dir: AbsolutePath = _key("evaluate.baseline-dir")
 
-    # none; a mechanism that bounds what each record tells, sums, and lets the server add noise; or
-    # legacy_embedding_noise, which guarantees nothing and is there to be compared with
-    privacy_mechanism: Annotated[
-        Literal["none", "dp_gaussian", "legacy_embedding_noise"], BeforeValidator(_mechanism)
-    ] = _key("privacy.mechanism")
+    # none; or dp_gaussian: bounds what each record tells, sums, and lets the server add noise
+    privacy_mechanism: Annotated[Literal["none", "dp_gaussian"], BeforeValidator(_mechanism)] = (
+        _key("privacy.mechanism")
+    )
     # who is protected: an image, all images of one value of the metadata column privacy.group, or
     # a client; and what change must be hard to see: left out (null), or replaced by anything
     privacy_unit: Unit = _key("privacy.unit")

@@ -6,7 +6,6 @@ Only where a simulation sees everything. None of it is private.
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from fl.config.schema import Settings
 from fl.server.private import public_images
@@ -49,6 +48,8 @@ def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) 
         return np.zeros((1, rows.shape[1]), np.float32), Frame(found.mean, found.whitening())
 
     def centres(name: str, train: InspectionDataset) -> Bank:
+        from sklearn.cluster import KMeans  # which takes a second
+
         rows = sampled_patches(model, train, SAMPLED_PATCHES, random)
         k_means = KMeans(min(CENTRES, len(rows)), n_init=1, random_state=settings.seed)
         return k_means.fit(rows).cluster_centers_.astype(np.float32), Frame()

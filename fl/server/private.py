@@ -30,11 +30,9 @@ from src.federated.merge import MergedBank
 from src.federated.types import BankRefused
 from src.models import PatchCore
 from src.models.feature_transform import Frame
-from src.privacy.accounting import mu_for
-from src.privacy.attacks.embedding_noise import legacy_embedding_noise
-from src.privacy.ledger import Release, guarantee
+from src.privacy.ledger import guarantee
 from src.privacy.mechanisms.config import Plan
-from src.privacy.queries import Ask, added, unit_patches
+from src.privacy.queries import Ask, added
 from src.privacy.records import sampled_patches
 from src.privacy.runner import (
     Noise,
@@ -48,7 +46,6 @@ from src.privacy.runner import (
 if TYPE_CHECKING:
     from fl.server.strategy import FederatedPatchCore
 
-LEGACY = "legacy_embedding_noise"
 RAW = (
     "Guarantee: none. The bank holds patch features of training images as they are, and tells "
     "whoever has it which images those were."
@@ -161,7 +158,7 @@ class PrivateRound:
 
 
 def open_books(settings: Settings, out: Path) -> Books | None:
-    """The books of a run that has a mechanism, whatever it promises.
+    """The books of a run that has a mechanism.
 
     Raises:
         ConfigError: the ledger cannot be read, or its budget is spent; or the run has none, and
@@ -247,26 +244,6 @@ def as_merged(bank: PrivateBank) -> MergedBank:
     return MergedBank(rows, math.inf, math.inf, frame=frame, scores=bank.scores)
 
 
-def spoil(
-    merged: Mapping[str, MergedBank], settings: Settings, books: Books
-) -> dict[str, MergedBank]:
-    """legacy_embedding_noise on merged banks, whose vectors are brought to unit length first.
-
-    The noise is what a claim of (ε, δ) for a single vector takes. It is written down for what it
-    is: releases that guarantee nothing to an image.
-    """
-    sigma = 1 / mu_for(settings.privacy_epsilon, settings.privacy_delta)
-    noise, spoilt, releases = noise_of(settings, books), {}, []
-    for name, bank in sorted(merged.items()):
-        rows = unit_patches(bank.features).astype(np.float32)
-        noisy, release = legacy_embedding_noise(rows, sigma, noise, name)
-        spoilt[name] = MergedBank(noisy, math.inf, math.inf, frame=Frame())
-        quantiles = "the clients' radii and score quantiles, without noise"
-        releases += [release, Release("calibration", 1, quantiles, math.inf, 0.0, name)]
-    books.write(releases)
-    return spoilt
-
-
 def described(settings: Settings, books: Books | None) -> dict[str, Any]:
     """What a run says of its privacy: key `privacy` of metrics.json."""
     if books is None:
@@ -287,8 +264,7 @@ def described(settings: Settings, books: Books | None) -> dict[str, Any]:
     if budget and budget.caution:
         said["caution"] = budget.caution
     said["releases"] = [
-        {"name": r.name, "bank": r.bank, "what": r.what, "mu": r.mu if r.sigma else None}
-        for r in ledger.releases
+        {"name": r.name, "bank": r.bank, "what": r.what, "mu": r.mu} for r in ledger.releases
     ]
     return said
 

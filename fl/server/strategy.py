@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fl.config.schema import Settings
 from fl.server.ledger_store import Books
-from fl.server.private import LEGACY, PrivateRound, spoil
+from fl.server.private import PrivateRound
 from fl.server.replies import Intake
 from fl.server.retrying_grid import NodeRegistry
 from fl.wire.arrays import pack_banks
@@ -168,9 +168,6 @@ class FederatedPatchCore(Strategy):
             self.intake.check_enough("sent a bank that can be merged")
             self._heard |= dict.fromkeys(self.intake.came, server_round)
             self._merge(server_round)
-            if server_round == self.rounds and self.settings.privacy_mechanism == LEGACY:
-                assert self.books
-                self.merged = spoil(self.merged, self.settings, self.books)
             done = self.settings.exact_in(server_round) and self._complete()
             self._book(self.settings.num_server_rounds if done else server_round)
         rows = sum(len(bank.features) for bank in self.merged.values())

@@ -1,40 +1,58 @@
-"""legacy_embedding_noise: noise on each vector of a bank, kept for comparison; it hides no image.
+"""Gaussian noise on each vector of a bank, as is often done: an experiment of the audit.
 
-An image owns many of a bank's vectors, and greedy selection lets every image decide which vectors
-of the others are in it. So a privacy parameter by the vector says nothing about images, however it
-is accounted: the release is written down as one without bound.
+It is no mechanism of the product, since a claim of (ε, δ) for one vector protects no image: an
+image owns many of a bank's vectors, and greedy selection lets every image decide which vectors of
+other images enter the bank.
 """
-
-import math
 
 import numpy as np
 
-from src.privacy.accounting import epsilon_for
-from src.privacy.ledger import Release
+from src.privacy.accounting import mu_for
+from src.privacy.queries import unit_patches
 from src.privacy.runner import Noise
 
+NO_GUARANTEE = (
+    "Guarantee: none for an image, since the noise is set for one vector and an image owns many."
+)
 
-def legacy_embedding_noise(
-    rows: np.ndarray, sigma: float, noise: Noise, bank: str = "shared", number: int = 1
-) -> tuple[np.ndarray, Release]:
-    """Rows [N, D] with Gaussian noise on every value, and the release: «none at image level».
+
+def sigma_for_vector(epsilon: float, delta: float) -> float:
+    """Standard deviation of the noise that a claim of (ε, δ) for one unit vector takes."""
+    return 1 / mu_for(epsilon, delta)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows [K, D] of unit length, float32, as a bank holds them."""
+    return unit_patches(rows).astype(np.float32)
+
+
+def add_embedding_noise(rows: np.ndarray, sigma: float, noise: Noise) -> np.ndarray:
+    """Rows [K, D] with independent noise of standard deviation `sigma` on every value."""
+    noisy = rows + sigma * noise(rows.size).reshape(rows.shape)
+    return noisy.astype(rows.dtype)
+
+
+def noisy_row_scores(
+    without: np.ndarray, given: np.ndarray, sigma: float, noise: Noise, runs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [runs] of noisy rows without a canary image and with it, by likelihood ratio.
 
     Args:
-        rows: a bank.
-        sigma: standard deviation of the noise, 0 or more.
-        noise: where it comes from.
-        bank, number: the bank's name, and the round's number.
+        without, given: rows [K, D] of unit length that greedy selection picks without the canary
+            and with it, in order.
+        sigma: standard deviation of the noise.
+        noise: source of the noise.
+        runs: how many of each kind.
     """
-    rows = np.asarray(rows)
-    noisy = rows + sigma * noise(rows.size).reshape(rows.shape)
-    what = "bank rows with noise on each; guarantee: none at image level"
-    return noisy.astype(rows.dtype), Release("bank rows", number, what, math.inf, sigma, bank)
+    change = (given - without).astype(np.float64)
+
+    def scores(rows: np.ndarray) -> np.ndarray:
+        noisy = (add_embedding_noise(rows, sigma, noise) for _ in range(runs))
+        return np.array([((each - without) * change).sum() / sigma**2 for each in noisy])
+
+    return scores(without), scores(given)
 
 
-def image_epsilon(limit: float, vectors: int, sigma: float, delta: float) -> float:
-    """ε of an image that owns so many vectors of norm at most `limit`, left out or put in.
-
-    It holds only for vectors chosen without looking at any image, so not for a coreset; and is then
-    what a claim for single vectors comes to.
-    """
-    return epsilon_for(limit * math.sqrt(vectors) / sigma, delta)
+def outlier_patches(norm: float, dim: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """Patches [count, dim] of an unusual image: random directions, each of length `norm`."""
+    return norm * unit_patches(random.standard_normal((count, dim)))

@@ -15,7 +15,6 @@ from src.models.feature_transform import Frame
 from src.models.patchcore import PatchCore, Progress
 from src.models.scoring import image_scores
 from src.privacy.attacks.auditing import membership, one_run_epsilon
-from src.privacy.attacks.embedding_noise import legacy_embedding_noise
 from src.privacy.ledger import Release
 from src.privacy.queries import Ask, Scores, contribution, unit_patches
 from src.privacy.records import patches_of, records_of
@@ -203,35 +202,6 @@ def _added(sums: Sums, given: Sequence[np.ndarray]) -> Sums:
     return Sums(tuple(t + g for t, g in zip(sums.vectors, given, strict=True)), sums.records)
 
 
-def rows_scores(
-    without: np.ndarray, given: np.ndarray, sigma: float, noise: Noise, runs: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [runs] of noisy rows of a bank without a canary and with it, by likelihood ratio.
-
-    Args:
-        without, given: rows [k, D] that greedy selection gives in order, of unit length.
-        sigma: of the noise on each value, by `legacy_embedding_noise`.
-        noise: where it comes from.
-        runs: of each kind.
-    """
-    moved = (given - without).astype(np.float64)
-    return tuple(  # type: ignore[return-value]  # of two
-        np.array(
-            [
-                ((legacy_embedding_noise(rows, sigma, noise)[0] - without) * moved).sum() / sigma**2
-                for _ in range(runs)
-            ]
-        )
-        for rows in (without, given)
-    )
-
-
-def odd_patches(norm: float, dim: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """Patches [count, D] of an image as no other: random directions, of a length that none has."""
-    rows = random.standard_normal((count, dim))
-    return norm * rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 @dataclass(frozen=True)
 class Guesses:
     """How an attacker did who guessed of some canaries whether they were in.
@@ -262,11 +232,6 @@ def guess(scores: np.ndarray, inside: np.ndarray, part: float) -> Guesses:
     out, in_ = order[:each], order[len(order) - each :]
     right = int((~inside[out]).sum() + inside[in_].sum())
     return Guesses(len(scores), 2 * each, right)
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows of unit length in single precision, as a bank holds them."""
-    return unit_patches(rows).astype(np.float32)
 
 
 def mean_patches(model: PatchCore, images: InspectionDataset) -> np.ndarray:

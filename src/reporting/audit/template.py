@@ -76,7 +76,7 @@ AUDIT: Final = r"""
 <div class="box" tabindex="0" role="region" aria-label="Claimed ε and lower bounds of {{ bank.name }}">
 <table>
 <caption>ε of one image at δ = {{ f.delta }}
-{%- if f.mechanism == "legacy_embedding_noise" %}; the claim is for a single vector{% elif f.claimed_epsilon is none %}; nothing is claimed{% endif %}</caption>
+{%- if f.mechanism == "embedding_noise" %}; the claim is for a single vector{% elif f.claimed_epsilon is none %}; nothing is claimed{% endif %}</caption>
 <thead><tr><th scope="col">Audit</th><th scope="col">claimed ε</th><th scope="col">ε at least</th><th scope="col">confidence</th><th scope="col" class="words">by</th></tr></thead>
 <tbody>
 {% for name in audits if f.audits[name] is defined %}

@@ -31,7 +31,6 @@ KEYS = {
     "inversion",
     "verdict",
 }
-MECHANISMS = ["none", "dp_gaussian", "legacy_embedding_noise"]
 PATCHES = 64  # of an image
 
 
@@ -72,7 +71,7 @@ def audit(cli, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("mechanism", ["none", "dp_gaussian"])
 def test_every_mechanism_is_audited(ended, audit, mechanism: str) -> None:
     done = ended(mechanism)
     found, said = audit(done.out)
@@ -112,12 +111,24 @@ def test_a_raw_bank_gives_its_images_away(ended, audit) -> None:
     assert found["confidence"] == one_run["confidence"] == 0.95
 
 
-def test_noise_on_vectors_is_shown_not_to_hide_an_image(ended, audit) -> None:
-    found, _ = audit(ended("legacy_embedding_noise").out, "--runs", 2000)
+def test_noise_on_vectors_is_shown_not_to_hide_an_image(ended, cli) -> None:
+    out = ended().out
+    assert cli("audit", out, "--runs", 2000, "--embedding-noise", 4).code == 0
+    assert not (out / "audit.json").exists()  # which is for the bank as the run made it
+    found = json.loads((out / "embedding-noise" / "audit.json").read_text())
+    assert set(found) == KEYS | {"image_auroc"}
+    assert found["mechanism"] == "embedding_noise"
+    assert found["guarantee"].startswith("Guarantee: none for an image")
+    assert 0 <= found["image_auroc"] <= 1
     assert found["claimed_epsilon"] == 4
     assert found["epsilon_lower_bound"] > 4
     assert "the claim of ε = 4 for each vector is false for an image" in found["verdict"]
     assert found["audits"]["many_run"]["confidence"] == pytest.approx(0.975)  # of two audits
+
+
+def test_noise_on_the_vectors_of_a_private_bank_is_refused(ended, cli) -> None:
+    done = ended("dp_gaussian")
+    assert "is a private run" in cli("audit", done.out, "--embedding-noise", 4).sentence()
 
 
 def test_noise_for_one_patch_in_the_run_is_caught(ended, audit, monkeypatch) -> None:
@@ -309,7 +320,7 @@ def test_few_normal_test_images_are_refused(clean, cli) -> None:
         (1.0, "dp_gaussian", "the claim of ε = 1 is false: ε ≥ 2.00 for an image"),
         (
             1.0,
-            "legacy_embedding_noise",
+            "embedding_noise",
             "the claim of ε = 1 for each vector is false for an image: ε ≥ 2.00, with",
         ),
     ],

@@ -16,7 +16,6 @@ from fl.server.replies import RoundFailed
 from fl.setup.inputs import build_model, open_split
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore
-from src.models.feature_transform import Frame
 from src.privacy.ledger import read_ledger
 from src.privacy.queries import Moments, summed
 from src.privacy.records import records_of, sums_of
@@ -324,6 +323,7 @@ def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
             {"privacy__mechanism": "dp_codebook"},
             "were removed.*set privacy.mechanism",
         ),
+        ({"privacy__mechanism": "legacy_embedding_noise"}, "audit RUN_DIR --embedding-noise"),
         ({"privacy__cells": 8}, "privacy.cells: .* were removed.*set privacy.mechanism"),
         ({"num_server_rounds": 2}, "within one round"),
         ({"privacy__unit": "group"}, "name the metadata column"),
@@ -405,16 +405,6 @@ def test_a_group_is_as_one_image_with_all_its_patches(settings, lots) -> None:
     assert one.records == 1
     for vector, expected in zip(one.vectors, summed(ask, [np.concatenate(images)]), strict=True):
         np.testing.assert_allclose(vector, expected, atol=1e-12)
-
-
-def test_legacy_noise_guarantees_nothing_and_says_so(run) -> None:
-    done = run(privacy__mechanism="legacy_embedding_noise", privacy__epsilon=4.0)
-    said = done.metrics["privacy"]
-    assert said["guarantee"].startswith("Guarantee: none at image level")
-    assert "epsilon" not in said
-    rows = done.model.banks["bracket"]
-    assert np.std(rows) == pytest.approx(1 / 0.9249, rel=0.05)  # 1 / μ(4, 1e-5), and unit vectors
-    assert done.model.frames["bracket"] == Frame()
 
 
 def test_without_a_mechanism_the_run_says_that_nothing_is_guaranteed(clean) -> None:

@@ -1,32 +1,33 @@
-"""Noise on a bank's vectors is what it says, and promises nothing for images."""
-
-import math
+"""Noise on a bank's vectors is what it says, and shows far too much of an image."""
 
 import numpy as np
 import pytest
 
-from src.privacy.attacks.embedding_noise import image_epsilon, legacy_embedding_noise
-from src.privacy.ledger import Budget, BudgetExceeded, Ledger, guarantee
-from src.privacy.runner import seeded_noise
+from src.privacy.attacks.auditing import many_run_bound
+from src.privacy.attacks.embedding_noise import (
+    add_embedding_noise,
+    noisy_row_scores,
+    outlier_patches,
+    sigma_for_vector,
+    unit_rows,
+)
+from src.privacy.runner import seeded_noise, system_noise
+
+DELTA = 1e-5
 
 
-def test_noise_is_added_and_nothing_is_promised() -> None:
-    rows = np.ones((500, 8), np.float32)
-    noisy, release = legacy_embedding_noise(rows, 0.5, seeded_noise(0))
+def test_noise_has_the_deviation_of_the_claim() -> None:
+    rows = unit_rows(np.ones((500, 8)))
+    sigma = sigma_for_vector(4, DELTA)
+    assert sigma == pytest.approx(1.0812, abs=5e-5)
+    noisy = add_embedding_noise(rows, sigma, seeded_noise(0))
     assert noisy.dtype == np.float32
-    assert (noisy - rows).std() == pytest.approx(0.5, rel=0.05)
-    assert guarantee(Ledger().adding([release])).startswith("Guarantee: none at image level")
-    with pytest.raises(BudgetExceeded, match="would bring ε to inf"):
-        Ledger(Budget(8, 1e-5, 100)).adding([release])
+    assert (noisy - rows).std() == pytest.approx(sigma, rel=0.05)
 
 
-def classic_sigma(epsilon: float, delta: float = 1e-5) -> float:
-    """The textbook's noise for a sensitivity of 1, as such claims are made with it."""
-    return math.sqrt(2 * math.log(1.25 / delta)) / epsilon
-
-
-@pytest.mark.parametrize(("claimed", "left_out", "replaced"), [(1, 40, 115), (10, 1917, 7166)])
-def test_a_claim_for_single_vectors_is_a_large_one_for_images(claimed, left_out, replaced) -> None:
-    sigma = classic_sigma(claimed)
-    assert image_epsilon(1.0, 784, sigma, 1e-5) == pytest.approx(left_out, rel=0.02)
-    assert image_epsilon(2.0, 784, sigma, 1e-5) == pytest.approx(replaced, rel=0.01)
+def test_a_claim_for_one_vector_is_false_for_an_image() -> None:
+    rng = np.random.default_rng(0)
+    rows, other = (outlier_patches(1, 16, 64, rng) for _ in range(2))
+    scores = noisy_row_scores(rows, other, sigma_for_vector(4, DELTA), system_noise, 2000)
+    assert many_run_bound(*scores, DELTA) > 4
+    assert noisy_row_scores(rows, rows, 1.0, system_noise, 10)[0].tolist() == [0] * 10
