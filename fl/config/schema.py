@@ -17,7 +17,6 @@ from src.federated.allocation import Budget
 from src.federated.codec import Coding, Encoding
 from src.privacy.ledger import Adjacency, Unit
 from src.privacy.mechanisms.config import Plan
-from src.privacy.mechanisms.gaussian import GaussianSettings
 
 Scalar = str | int | float | bool
 
@@ -28,12 +27,22 @@ NO_CODEBOOK = (
     "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
     "epsilon; set privacy.mechanism = dp_gaussian"
 )
+NO_LIMIT = (
+    "no setting any more, since nobody set it; the limits and parts of dp_gaussian are fields of "
+    "GaussianSettings in src/privacy/mechanisms/gaussian.py"
+)
 REMOVED = {  # settings of earlier versions, and what to use instead
     "privacy.cells": NO_CODEBOOK,
     "privacy.lloyd-rounds": NO_CODEBOOK,
     "privacy.residual-limit": NO_CODEBOOK,
     "privacy.gaussian-part": NO_CODEBOOK,
     "privacy.weights-part": NO_CODEBOOK,
+    "privacy.mean-limit": NO_LIMIT,
+    "privacy.near-limit": NO_LIMIT,
+    "privacy.square-limit": NO_LIMIT,
+    "privacy.centre-part": NO_LIMIT,
+    "privacy.near-part": NO_LIMIT,
+    "privacy.threshold-part": NO_LIMIT,
 }
 REMOVED_MECHANISMS = {
     "dp_codebook": NO_CODEBOOK,
@@ -197,16 +206,6 @@ class Settings(BaseModel):
     # in a simulation, in place of that: so many images of each object of those that
     # data.train-images leaves out
     privacy_donated: int = _key("privacy.donated", ge=0)
-    # the longest contributions of a record that count in full, for patches of unit length: their
-    # mean from zero, and from the first centre; and mean outer product
-    privacy_mean_limit: float = _key("privacy.mean-limit", gt=0)
-    privacy_near_limit: float = _key("privacy.near-limit", gt=0)
-    privacy_square_limit: float = _key("privacy.square-limit", gt=0)
-    # parts of the budget: what the threshold costs of all (0: no threshold); of the Gaussian, what
-    # its first centre and its mean cost
-    privacy_threshold_part: float = _key("privacy.threshold-part", ge=0, lt=1)
-    privacy_centre_part: float = _key("privacy.centre-part", gt=0, lt=1)
-    privacy_near_part: float = _key("privacy.near-part", gt=0, lt=1)
 
     # features and generated data; "": the user's cache folder
     cache_dir: AbsolutePath = _key("cache.dir")
@@ -242,14 +241,6 @@ class Settings(BaseModel):
             self.privacy_delta,
             self.privacy_unit,
             self.privacy_adjacency,
-            self.privacy_threshold_part,
-            GaussianSettings(
-                far_limit=self.privacy_mean_limit,
-                near_limit=self.privacy_near_limit,
-                square_limit=self.privacy_square_limit,
-                far=self.privacy_centre_part,
-                near=self.privacy_near_part,
-            ),
         )
 
     @property
@@ -421,11 +412,6 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
         )
     if s.privacy_donated and s.privacy_public_dir:
         yield "privacy.public-dir, privacy.donated: name one source of public images"
-    if s.privacy_centre_part + s.privacy_near_part >= 1:
-        yield (
-            "privacy.centre-part and privacy.near-part: together they must leave something of 1 "
-            "for the covariance"
-        )
 
 
 def _sentence(error: Mapping) -> str:

@@ -17,7 +17,7 @@ class Plan:
     Attributes:
         epsilon, delta: of the guarantee, over all releases together.
         unit, adjacency: who is protected, from what change.
-        scores: part of the budget that a threshold costs; 0 for none.
+        scores: part of the budget that the threshold costs.
         gaussian: bounds and split of dp_gaussian.
     """
 
@@ -25,7 +25,7 @@ class Plan:
     delta: float
     unit: Unit = "image"
     adjacency: Adjacency = "null"
-    scores: float = 0.0
+    scores: float = 0.02
     gaussian: GaussianSettings = GAUSSIAN
 
     def budget(self, records: int) -> Budget:
@@ -51,8 +51,7 @@ class Plan:
             dim: D of its patches.
             public: [N, D] patches of public images, of unit length.
         """
-        mechanism = dp_gaussian(dim, self.gaussian, public)
-        return with_scores(mechanism, self.scores) if self.scores else mechanism
+        return with_scores(dp_gaussian(dim, self.gaussian, public), self.scores)
 
     def releases(self, terms: Terms, banks: dict[str, Mechanism]) -> list[Release]:
         """All that fresh mechanisms of some banks will release."""

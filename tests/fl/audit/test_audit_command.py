@@ -163,7 +163,6 @@ def test_noise_that_is_drawn_too_small_is_caught(ended, audit, monkeypatch) -> N
     [
         {"privacy__adjacency": "replace"},
         {"privacy__unit": "client"},
-        {"privacy__threshold_part": 0.0},
         {"privacy__noise": "seed", "model__scope": "shared"},
     ],
 )

@@ -147,13 +147,6 @@ def test_a_ledger_that_cannot_be_read_is_refused_in_a_sentence(private, tmp_path
         private(out=str(tmp_path))
 
 
-def test_without_a_part_of_the_budget_there_is_no_threshold(private) -> None:
-    done = private(privacy__threshold_part=0.0)
-    assert done.metrics["threshold"] == {}
-    assert "threshold: scores" not in {r.name for r in read_ledger(done.out / LEDGER).releases}
-    assert read_ledger(done.out / LEDGER).epsilon == pytest.approx(50)
-
-
 def test_runs_that_share_a_ledger_share_its_budget(private, tmp_path) -> None:
     ledger = tmp_path / "books" / "ledger.json"
     private(privacy__ledger=str(ledger))
@@ -328,7 +321,7 @@ def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
         ({"num_server_rounds": 2}, "within one round"),
         ({"privacy__unit": "group"}, "name the metadata column"),
         ({"privacy__group": "line"}, "name the metadata column"),
-        ({"privacy__centre_part": 0.6, "privacy__near_part": 0.5}, "leave something of 1"),
+        ({"privacy__near_limit": 0.5}, "privacy.near-limit: .* are fields of GaussianSettings"),
         ({"data__shared": False}, "take such noise off again"),
     ],
 )
