@@ -8,6 +8,7 @@ import torch
 import typer
 from rich.table import Table
 
+from fl.cli.progress import ProgressView
 from fl.cli.terminal import (
     Config,
     Out,
@@ -23,8 +24,7 @@ from fl.config.schema import ConfigError, Scalar
 from fl.deployment.registration import Place, admit, expel, known_nodes
 from fl.deployment.roles import Plan, down, place_of, read_roles, up
 from fl.engines.launch import deploy, submit_to
-from fl.results.progress import ProgressView
-from fl.setup.inputs import open_split
+from fl.setup.data import open_split
 
 HOME = Path(platformdirs.user_state_dir("fedpatchcore")) / "deployment"
 PORT = 8000

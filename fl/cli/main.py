@@ -13,6 +13,7 @@ from rich.table import Table
 from fl.cli.audit import audit
 from fl.cli.data import datasets
 from fl.cli.deploy import deployed
+from fl.cli.progress import ProgressView
 from fl.cli.report import report
 from fl.cli.sweep import sweep
 from fl.cli.terminal import (
@@ -31,7 +32,6 @@ from fl.deployment.certificates import make_certificates
 from fl.engines.launch import RunFailed, launch
 from fl.engines.processes import EngineError
 from fl.results.predictions import evaluate_model, find_images, write_predictions
-from fl.results.progress import ProgressView
 from src.data import DataError, open_dataset
 from src.models import FileError, PatchCore, WeightsError
 

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from fl.cli.terminal import Sets, absolute, console, errors, new_folder
 from fl.config.schema import ConfigError
-from fl.results.run_directory import held
 from fl.sweep.runs import RESULTS, RUNS, Outcome, Run, read_sweep, short_keys, write_results
 from fl.sweep.workers import carry_out, extract_all, jobs_here
+from fl.workspace.directory import locked
 from src.reporting.flat import flatten
 from src.reporting.formats import duration, figure
 
@@ -53,7 +53,7 @@ def sweep(
             f"{folder} holds a sweep already: go on in it by --resume, or name another"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
+    with locked(folder):
         outcomes = _carry_out(folder, runs, jobs)
     console.print("image AUROC, covering radius and upload of all clients", highlight=False)
     console.print(_table(outcomes))

@@ -20,9 +20,10 @@ from fl.config.schema import (
     parse_assignments,
     read_config,
 )
-from fl.results.run_directory import CONFIG, METRICS
-from fl.server.replies import called
-from fl.setup.inputs import open_split, partition_data
+from fl.server.protocols import protocol_class
+from fl.server.replies import display_name
+from fl.setup.data import open_split, partition_data
+from fl.workspace.directory import CONFIG, METRICS
 from src.data.partition import partition_table
 from src.reporting.run.summary import headline, summary_table
 
@@ -71,7 +72,9 @@ def resolve(
         given["out"] = str(out)
     given["out"] = given["out"] or new_folder(config.stem if config else "run")
     given["clients"] = given["clients"] or clients
-    return check_settings(with_absolute_paths(given))
+    settings = check_settings(with_absolute_paths(given))
+    protocol_class(settings)  # refuses settings that the protocol cannot run with
+    return settings
 
 
 def with_absolute_paths(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -102,7 +105,7 @@ def show_results(folder: Path) -> None:
     console.print(summary_table(metrics))
     console.print(headline(metrics), highlight=False)
     for left_out in metrics["refused"]:
-        said = f"{called(left_out['client'])} was left out: {left_out['reason']}"
+        said = f"{display_name(left_out['client'])} was left out: {left_out['reason']}"
         errors.print(said, style="red", markup=False, highlight=False)
     console.print(f"[bold]{folder / 'report.html'}[/]", soft_wrap=True)
 

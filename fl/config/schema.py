@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from src.federated.allocation import Budget
-from src.federated.codec import Coding, Encoding
+from src.federated.codec import Encoding
 from src.privacy.ledger import Adjacency, Unit
 from src.privacy.mechanisms.config import Plan
 
@@ -161,18 +160,16 @@ class Settings(BaseModel):
     model_border: int = _key("model.border", ge=0)
     # that features may take while a client selects; 0: 2048 on a CPU, 60 % of a GPU's free memory
     model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=0)
-
-    # coreset: clients send coresets of what is not covered, and each round brings an even part of
-    # the bank; exact: they send the patches farthest from it, until the bank is the one that
-    # centralized selection makes, in at most num-server-rounds rounds
-    merge_protocol: Literal["coreset", "exact"] = _key("merge.protocol")
+    # what a round does (fl/server/protocols). coreset: clients send coresets of what the bank
+    # does not cover, and it grows by an equal part; exact: they send the farthest patches, and it
+    # becomes the bank that centralized selection makes
+    merge_protocol: str = _key("merge.protocol", min_length=1)
     # rows that the clients send in all rounds together, as a multiple of the merged bank's
     merge_oversample: float = _key("merge.oversample", ge=1)
     # who sends how many of them in the first round; later ones go by radius
-    merge_budget: Budget = _key("merge.budget")
-    # how rows travel; components: principal components a row is sent by, 0 for its own values
+    merge_budget: Literal["proportional", "radius"] = _key("merge.budget")
+    # how rows travel
     merge_encoding: Encoding = _key("merge.encoding")
-    merge_components: int = _key("merge.components", ge=0)
     # what one client may send at most; more is refused before it is looked at
     merge_max_rows: int = _key("merge.max-rows", ge=1)
     merge_max_mb: int = _key("merge.max-mb", ge=1)
@@ -216,15 +213,6 @@ class Settings(BaseModel):
     def cache(self) -> Path:
         """The cache folder."""
         return Path(self.cache_dir or platformdirs.user_cache_dir("fedpatchcore"))
-
-    def exact_in(self, server_round: int) -> bool:
-        """Whether a round is one of the exact protocol; one that takes in new images never is."""
-        return self.merge_protocol == "exact" and server_round <= self.num_server_rounds
-
-    @property
-    def coding(self) -> Coding:
-        """How rows travel from clients to the server."""
-        return Coding(self.merge_encoding, self.merge_components)
 
     @property
     def has_public(self) -> bool:
@@ -373,13 +361,6 @@ def _disagreements(s: Settings) -> Iterable[str]:
             "model.scope = object: with partition.kind = category no two clients share an object, "
             "so there is nothing to merge; set model.scope = shared"
         )
-    if s.merge_protocol == "exact" and s.coding.lossy:
-        yield (
-            "merge.protocol = exact: rows must arrive as they are; set merge.encoding = float16 or "
-            "float32, and merge.components = 0"
-        )
-    if s.merge_protocol == "exact" and s.num_server_rounds == 1:
-        yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
     yield from _privacy_disagreements(s)
     weights = s.model_weights
     if weights not in ("", "random") and not Path(weights).is_absolute():
@@ -395,11 +376,6 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
         )
     if s.plan is None:
         return
-    if s.num_server_rounds > 1 or s.merge_protocol == "exact":
-        yield (
-            f"privacy.mechanism = {mechanism}: it asks as often as it must within one round; set "
-            "num-server-rounds = 1 and merge.protocol = coreset"
-        )
     if (s.privacy_unit == "group") != bool(s.privacy_group):
         yield (
             "privacy.group: with privacy.unit = group, and only then, name the metadata column "

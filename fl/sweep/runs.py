@@ -36,7 +36,7 @@ from fl.config.schema import (
     read_config,
     read_toml,
 )
-from fl.results.run_directory import METRICS
+from fl.workspace.directory import METRICS
 from src.reporting.flat import flatten
 from src.storage.atomic import write_whole
 

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Context, Message
 
 from fl.client_app import app as client_app
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from fl.wire.arrays import unpack_banks
 from fl.wire.messages import ALLOWANCE, BANKS, pack_prospect, unpack_allowance, unpack_prospect
 from src.data import write_synthetic
