@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.cli.terminal import console
-from src.data.checks.check import check_dataset
-from src.data.checks.findings import Column, Findings
+from src.data.checks.dataset import check_dataset
+from src.data.checks.report import Column, Findings
 from src.data.checks.rules import ERROR, FEW, WARNING, Problem
 
 SHOWN = 3  # of many sizes, values or places

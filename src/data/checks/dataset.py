@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.autovi import AutoVIDataset, read_saturations
-from src.data.checks.findings import Findings, count_columns, count_groups, count_pictures
 from src.data.checks.images import Look, look_at_all, place
+from src.data.checks.report import Findings, count_columns, count_groups, count_pictures
 from src.data.checks.rules import FAULT, FEW, Note, fold
 from src.data.dataset import DataError, Sample
 from src.data.folder import FolderDataset

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from src.data import DataError, open_dataset
-from src.data.checks.check import check_dataset
-from src.data.checks.findings import Findings
+from src.data.checks.dataset import check_dataset
+from src.data.checks.report import Findings
 from src.data.checks.rules import ERROR, FEW, WARNING, Problem
 
 MTD = Path(__file__).parents[2].parent / "shared" / "mtd"
