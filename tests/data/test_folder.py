@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from src.data import DataError, FolderDataset, open_dataset
-from src.data.folder import components
 
 MTD = Path(__file__).parents[2].parent / "shared" / "mtd"
 
@@ -42,9 +41,10 @@ def test_each_component_is_a_defect_that_saturates_at_its_area(tile):
     assert [dataset.defects(i) for i in (1, 2, 3)] == [None, None, []]
 
 
-def test_pixels_that_touch_at_a_corner_are_one_component(block):
-    mask = block(slice(0, 1), slice(0, 1)) + block(slice(1, 2), slice(1, 2)) > 0
-    assert [defect.saturation for defect in components(mask)] == [2]
+def test_pixels_that_touch_at_a_corner_are_one_component(tile, save, block):
+    mask = block(slice(0, 1), slice(0, 1)) + block(slice(1, 2), slice(1, 2))
+    save(tile / "ground_truth/crack/0_mask.png", mask)
+    assert [defect.saturation for defect in FolderDataset(tile, split="test").defects(0)] == [2]
 
 
 @pytest.mark.parametrize("prefix", ["", "tile/"])

@@ -109,8 +109,11 @@ def test_a_row_that_makes_no_sense_is_named_by_its_line(row, message, tmp_path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"object,split,image\n", "has no column label, mask; its columns: ['object', 'split'"),
-        (b"", "has no column object, split, label, image, mask"),
+        (
+            b"object,split,image\n",
+            "has no column 'label', 'mask'; its header is ['object', 'split'",
+        ),
+        (b"", "has no column 'object', 'split', 'label', 'image', 'mask'"),
         (",".join(HEADER).encode(), "has no rows; expected"),
         (b"\xff\xfe", "cannot read"),
     ],
@@ -128,7 +131,7 @@ def test_what_is_missing_is_named_with_what_is_there(root) -> None:
         VisADataset(root / "nowhere")
     with pytest.raises(DataError, match=r"split file .*2cls\.csv does not exist"):
         VisADataset(root, split_file="split_csv/2cls.csv")
-    with pytest.raises(DataError, match="holds the objects candle, pcb1; asked for: pcb5"):
+    with pytest.raises(DataError, match="has no object pcb5: choose from candle, pcb1"):
         VisADataset(root, "pcb1,pcb5")
     with pytest.raises(DataError, match="unknown split 'val'"):
         VisADataset(root, split="val")

@@ -6,7 +6,6 @@ finds no error, every image and every mask can be read, and every split opened.
 
 from __future__ import annotations
 
-import csv
 import mimetypes
 import os
 from collections import Counter, defaultdict
@@ -21,8 +20,8 @@ from src.data.checks.report import Findings, count_columns, count_groups, count_
 from src.data.checks.rules import FAULT, FEW, Note, fold
 from src.data.dataset import DataError, Sample
 from src.data.folder import FolderDataset
-from src.data.layout import absolute_root, choose_objects
-from src.data.visa import SPLIT_FILE, VisADataset, choose_listed, read_split_file
+from src.data.layout import absolute_root, find_objects, read_metadata, select_objects
+from src.data.visa import SPLIT_FILE, VisADataset, read_split_file
 
 KINDS = ("folder", "autovi", "visa")
 
@@ -90,17 +89,21 @@ def detect_kind(root: Path) -> tuple[str, str]:
     if (root / "split_csv").is_dir():
         return "visa", "there is a folder split_csv"
     with suppress(DataError):
-        for folder in choose_objects(root, None).values():
+        for folder in find_objects(root).values():
             if (folder / "defects_config.json").is_file():
                 return "autovi", f"{folder.name} has a defects_config.json"
     return "folder", "there is no split_csv and no defects_config.json"
 
 
 def _object_folders(root: Path, kind: str, objects: str | Sequence[str] | None) -> dict[str, Path]:
-    if kind != "visa":
-        return choose_objects(root, objects)
-    names = choose_listed(root / SPLIT_FILE, read_split_file(root), objects)
-    return {name: root / name for name in names}
+    if kind == "visa":
+        every = {
+            s.object: root / s.object for s in sorted(read_split_file(root), key=lambda s: s.object)
+        }
+        source = root / SPLIT_FILE
+    else:
+        every, source = find_objects(root), root
+    return {name: every[name] for name in select_objects(source, list(every), objects)}
 
 
 def _open(root: Path, kind: str, folders: Mapping[str, Path]) -> Opened:
@@ -181,19 +184,10 @@ def _row_notes(
     root: Path, folders: Mapping[str, Path], samples: Sequence[Sample]
 ) -> Iterator[Note]:
     tables = {folder for sample in samples for folder in (root, folders[sample.object])}
-    rows = {path for folder in sorted(tables) for path in _rows(folder)}
+    rows = {path for folder in sorted(tables) for path in read_metadata(folder)}
     if rows:
         yield from (Note("rowless", s.key) for s in samples if s.path not in rows)
         yield from (Note("gone", place(root, p)) for p in sorted(rows) if not p.is_file())
-
-
-def _rows(folder: Path) -> Iterator[Path]:
-    """The images in the metadata.csv of a folder that opened: what it says can be read."""
-    path = folder / "metadata.csv"
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file, restval=""):
-                yield Path(os.path.normpath(folder / row["path"]))
 
 
 def _strays(root: Path, tops: Iterable[Path], opened: Opened) -> Iterator[Note]:

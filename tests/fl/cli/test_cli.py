@@ -86,7 +86,7 @@ REFUSED = {
     "no value": (["--set", "seed"], "--set seed: write key=value"),
     "no root": (["--set", "data.root="], "data.root: name the folder of the autovi dataset"),
     "absent root": (["--set", "data.root=/absent"], "data root /absent is not a folder"),
-    "unknown object": (["--set", "data.objects=valve"], "holds the objects bracket"),
+    "unknown object": (["--set", "data.objects=valve"], "has no object valve: choose from bracket"),
     "unknown column": (
         ["--set", "partition.kind=attribute", "--set", "partition.column=colour"],
         "colour",
@@ -216,7 +216,7 @@ def test_object_must_be_one_of_the_model_s(cli, run, two_objects, tmp_path) -> N
     ("words", "sentence"),
     [
         (["--kind", "imagenet"], "unknown data.kind 'imagenet': choose autovi, folder"),
-        (["--objects", "valve", "--kind", "autovi"], "holds the objects bracket; asked for: valve"),
+        (["--objects", "valve", "--kind", "autovi"], "has no object valve: choose from bracket"),
         (["--kind", "autovi", "--data", "/absent"], "data root /absent is not a folder"),
     ],
 )

@@ -185,7 +185,7 @@ def test_nothing_found_is_an_error(check, tmp_path) -> None:
     ("words", "sentence"),
     [
         (["--kind", "mvtec"], "unknown kind of data 'mvtec': choose auto, folder, autovi, visa"),
-        (["--objects", "valve"], "holds the objects bracket, connector; asked for: valve"),
+        (["--objects", "valve"], "has no object valve: choose from bracket, connector"),
     ],
 )
 def test_what_cannot_be_looked_at_is_said(check, drawn, words, sentence) -> None:
