@@ -397,7 +397,7 @@ def test_images_that_have_gone_are_refused_in_words(run, plant) -> None:
 
     before = run(data__root=str(plant))
     sorted((plant / "bracket" / "train" / "good").iterdir())[0].unlink()
-    with pytest.raises(PartitionError, match="1 images of the partition have gone"):
+    with pytest.raises(PartitionError, match="1 images of the partition are missing"):
         run(out=str(before.out), resume=True, data__root=str(plant))
 
 
