@@ -1,38 +1,28 @@
-"""A look at a data set before a run: what is there, and what is wrong with it.
+"""Check a dataset before a run and report every problem at once.
 
-`check_dataset` goes on where a run would stop, so that everything wrong is told at once. Where it
-finds no error, every image and every mask can be read, and every split opened.
+A run stops at the first problem; `check_dataset` continues. If it reports no error, every split
+opens and every image and mask can be read.
 """
 
 from __future__ import annotations
 
 import mimetypes
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.autovi import AutoVIDataset, read_saturations
-from src.data.checks.images import Look, look_at_all, place
-from src.data.checks.report import Findings, count_columns, count_groups, count_pictures
-from src.data.checks.rules import FAULT, FEW, Note, fold
+from src.data.checks.images import ImageCheck, check_images, relative_path
+from src.data.checks.report import DatasetReport, count_columns, count_formats, count_groups
+from src.data.checks.rules import MIN_TRAIN_IMAGES, Violation, group_violations
 from src.data.dataset import DataError, Sample
 from src.data.folder import FolderDataset
 from src.data.layout import absolute_root, find_objects, read_metadata, select_objects
-from src.data.visa import SPLIT_FILE, VisADataset, read_split_file
+from src.data.visa import VisADataset, read_split_file
 
-KINDS = ("folder", "autovi", "visa")
-
-
-@dataclass
-class Opened:
-    """What there is to look at, and what stands in the way of the rest."""
-
-    samples: list[Sample] = field(default_factory=list)  # of both splits
-    faults: list[str] = field(default_factory=list)  # why others do not open
-    shut: set[Path] = field(default_factory=set)  # object folders of which a table cannot be read
+DATASETS = {"folder": FolderDataset, "autovi": AutoVIDataset, "visa": VisADataset}
 
 
 def check_dataset(
@@ -41,51 +31,48 @@ def check_dataset(
     objects: str | Sequence[str] | None = None,
     *,
     quick: bool = False,
-    step: Callable[[int, int], None] | None = None,
-) -> Findings:
-    """Look at every image and every mask of both splits.
+    progress: Callable[[int, int], None] | None = None,
+) -> DatasetReport:
+    """Check every image and every mask of both splits.
 
-    `kind` is one of `KINDS`, or auto; `objects` as for a dataset. `quick` reads headers only: what
-    needs pixels (truncated files, empty masks, their values, copies) is then not found. `step` is
-    called with the number of images done and of all. Raises `DataError` for an unknown kind, a root
-    that is no folder, and objects that are not there; all else that is wrong is in the findings.
+    `kind` is one of `DATASETS`, or auto; `objects` as for a dataset. `quick` reads headers only
+    and misses what needs pixels: truncated files, empty masks, mask values, duplicates. `progress`
+    is called with the numbers of checked images and of all images. Raises `DataError` for an
+    unknown kind, a root that is not a folder, and missing objects; the report has everything else.
     """
-    if kind not in ("auto", *KINDS):
-        raise DataError(f"unknown kind of data {kind!r}: choose auto, {', '.join(KINDS)}")
+    if kind not in ("auto", *DATASETS):
+        raise DataError(f"unknown kind of data {kind!r}: choose auto, {', '.join(DATASETS)}")
     folder = absolute_root(root)
-    kind, reason = detect_kind(folder) if kind == "auto" else (kind, "as asked for")
+    kind, reason = detect_kind(folder) if kind == "auto" else (kind, "as requested")
     try:
-        every = _object_folders(folder, kind, None)
+        available = _object_folders(folder, kind)
     except DataError as error:
-        tops = [folder] if kind != "visa" else []  # whose images are for the split file to name
-        notes = [Note(FAULT, str(error)), *_strays(folder, tops, Opened())]
-        return Findings(folder, kind, reason, (), {}, (), fold(notes))
-    chosen = _object_folders(folder, kind, objects)
-    opened = _open_listed(folder, list(chosen)) if kind == "visa" else _open(folder, kind, chosen)
-    samples = opened.samples
-    entries, unread = _read_entries(kind, chosen, samples)
-    looks = look_at_all(folder, samples, entries, quick=quick, step=step)
-    notes = [
-        *(Note(FAULT, sentence) for sentence in (*opened.faults, *unread)),
-        *(note for look in looks for note in look.notes),
-        *_copies(looks),
+        unused = () if kind == "visa" else _unused_images(folder, [folder], [], set())
+        return DatasetReport(kind, reason, problems=group_violations([str(error)], unused))
+    selected = {name: available[name] for name in select_objects(folder, [*available], objects)}
+    samples, errors, closed = _open_splits(folder, kind, selected)
+    mask_values = _read_mask_values(selected, samples, errors) if kind == "autovi" else {}
+    checks = check_images(folder, samples, mask_values, quick=quick, progress=progress)
+    tops = [folder] if selected == available else selected.values()
+    violations = [
+        *(violation for check in checks for violation in check.violations),
+        *_duplicates(checks),
         *_shortages(samples),
-        *(_row_notes(folder, chosen, samples) if kind != "visa" else ()),
-        *_strays(folder, [folder] if chosen == every else chosen.values(), opened),
+        *(_metadata_violations(folder, selected, samples) if kind != "visa" else ()),
+        *_unused_images(folder, tops, samples, closed),
     ]
-    return Findings(
-        folder,
+    return DatasetReport(
         kind,
         reason,
-        count_groups(looks),
-        count_pictures(looks),
+        count_groups(checks),
+        count_formats(checks),
         count_columns(samples),
-        fold(notes),
+        group_violations(errors, violations),
     )
 
 
 def detect_kind(root: Path) -> tuple[str, str]:
-    """The kind of data below a root, and what tells."""
+    """Return the kind of data below a root, and the evidence for it."""
     if (root / "split_csv").is_dir():
         return "visa", "there is a folder split_csv"
     with suppress(DataError):
@@ -95,114 +82,102 @@ def detect_kind(root: Path) -> tuple[str, str]:
     return "folder", "there is no split_csv and no defects_config.json"
 
 
-def _object_folders(root: Path, kind: str, objects: str | Sequence[str] | None) -> dict[str, Path]:
+def _object_folders(root: Path, kind: str) -> dict[str, Path]:
     if kind == "visa":
-        every = {
-            s.object: root / s.object for s in sorted(read_split_file(root), key=lambda s: s.object)
-        }
-        source = root / SPLIT_FILE
-    else:
-        every, source = find_objects(root), root
-    return {name: every[name] for name in select_objects(source, list(every), objects)}
+        names = sorted({sample.object for sample in read_split_file(root)})
+        return {name: root / name for name in names}
+    return find_objects(root)
 
 
-def _open(root: Path, kind: str, folders: Mapping[str, Path]) -> Opened:
-    """Each split of each object by itself.
+def _open_splits(
+    root: Path, kind: str, folders: Mapping[str, Path]
+) -> tuple[list[Sample], list[str], set[Path]]:
+    """Open each split of each object separately.
 
-    What stands in the way of both splits alike is a table that cannot be read, and the layout may
-    well be in order.
+    Returns the samples, the errors, and the object folders where both splits fail alike: their
+    metadata.csv is malformed, and nothing can be said about their images.
     """
-    dataset = AutoVIDataset if kind == "autovi" else FolderDataset
-    opened = Opened()
+    samples: list[Sample] = []
+    errors: list[str] = []
+    closed = set()
     for name, folder in folders.items():
-        said = []
+        messages = []
         for split in ("train", "test"):
             try:
-                opened.samples += dataset(root, [name], split).samples
+                samples += DATASETS[kind](root, [name], split).samples
             except DataError as error:
-                said.append(str(error))
-        opened.faults += said
-        if len(said) == 2 and said[0] == said[1]:
-            opened.shut.add(folder)
-    return opened
+                messages.append(str(error))
+        errors += messages
+        if len(messages) == 2 and messages[0] == messages[1]:
+            closed.add(folder)
+    return samples, errors, closed
 
 
-def _open_listed(root: Path, names: list[str]) -> Opened:
-    """The same by VisA's split file, which is known to be sound."""
-    samples = [sample for sample in read_split_file(root) if sample.object in names]
-    opened = Opened(sorted(samples, key=lambda sample: sample.key))
-    for split in ("train", "test"):
+def _read_mask_values(
+    folders: Mapping[str, Path], samples: Iterable[Sample], errors: list[str]
+) -> dict[str, set[int]]:
+    """Return the pixel values in each object's defects_config.json; append to the errors."""
+    values: dict[str, set[int]] = {}
+    for name in sorted({sample.object for sample in samples if sample.masks}):
         try:
-            VisADataset(root, names, split)
+            values[name] = set(read_saturations(folders[name]))
         except DataError as error:
-            opened.faults.append(str(error))
-    return opened
+            errors.append(str(error))
+    return values
 
 
-def _read_entries(
-    kind: str, folders: Mapping[str, Path], samples: Iterable[Sample]
-) -> tuple[dict[str, set[int]], list[str]]:
-    """Object -> the pixel values its defects_config.json explains; and what is wrong with those."""
-    entries: dict[str, set[int]] = {}
-    faults = []
-    masked = {sample.object for sample in samples if sample.masks} if kind == "autovi" else set()
-    for name in sorted(masked):
-        try:
-            entries[name] = set(read_saturations(folders[name]))
-        except DataError as error:
-            faults.append(str(error))
-    return entries, faults
+def _duplicates(checks: Iterable[ImageCheck]) -> Iterator[Violation]:
+    by_digest: dict[bytes, list[Sample]] = defaultdict(list)
+    for check in checks:
+        if check.digest:
+            by_digest[check.digest].append(check.sample)
+    for samples in by_digest.values():
+        train = [sample.key for sample in samples if sample.split == "train"]
+        test = [sample.key for sample in samples if sample.split == "test"]
+        yield from (Violation("leak", f"{key} = {train[0]}") for key in test if train)
+        yield from (Violation("duplicate", f"{key} = {train[0]}") for key in train[1:])
 
 
-def _copies(looks: Iterable[Look]) -> Iterator[Note]:
-    alike: dict[bytes, list[Sample]] = defaultdict(list)
-    for look in looks:
-        if look.content:
-            alike[look.content].append(look.sample)
-    for same in alike.values():
-        train = [sample.key for sample in same if sample.split == "train"]
-        test = [sample.key for sample in same if sample.split == "test"]
-        yield from (Note("leak", f"{key} = {train[0]}") for key in test if train)
-        yield from (Note("twice", f"{key} = {train[0]}") for key in train[1:])
-
-
-def _shortages(samples: Iterable[Sample]) -> Iterator[Note]:
-    """Of splits that hold something: one that is empty does not open, which says enough."""
-    labels: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+def _shortages(samples: Iterable[Sample]) -> Iterator[Violation]:
+    """Find objects with few or no images of a label; empty splits are reported elsewhere."""
+    labels: dict[tuple[str, str], list[int]] = defaultdict(list)
     for sample in samples:
-        labels[sample.object, sample.split][sample.label] += 1
-    for (name, split), counts in sorted(labels.items()):
-        if split == "train" and counts[0] < FEW:
-            yield Note("few", f"{name} ({counts[0]})")
-        if split == "test" and not counts[0]:
-            yield Note("no-normal", name)
-        if split == "test" and not counts[1]:
-            yield Note("no-defect", name)
+        labels[sample.object, sample.split].append(sample.label)
+    for (name, split), group in sorted(labels.items()):
+        if split == "train" and len(group) < MIN_TRAIN_IMAGES:
+            yield Violation("few-images", f"{name} ({len(group)})")
+        if split == "test" and 0 not in group:
+            yield Violation("no-normal", name)
+        if split == "test" and 1 not in group:
+            yield Violation("no-defect", name)
 
 
-def _row_notes(
+def _metadata_violations(
     root: Path, folders: Mapping[str, Path], samples: Sequence[Sample]
-) -> Iterator[Note]:
+) -> Iterator[Violation]:
     tables = {folder for sample in samples for folder in (root, folders[sample.object])}
-    rows = {path for folder in sorted(tables) for path in read_metadata(folder)}
+    rows = {path for folder in tables for path in read_metadata(folder)}
     if rows:
-        yield from (Note("rowless", s.key) for s in samples if s.path not in rows)
-        yield from (Note("gone", place(root, p)) for p in sorted(rows) if not p.is_file())
+        yield from (Violation("no-row", s.key) for s in samples if s.path not in rows)
+        missing = sorted(path for path in rows if not path.is_file())
+        yield from (Violation("stale-row", relative_path(root, path)) for path in missing)
 
 
-def _strays(root: Path, tops: Iterable[Path], opened: Opened) -> Iterator[Note]:
-    """Pictures below the tops that are no image and no mask of what opened."""
-    taken = {path for sample in opened.samples for path in (sample.path, *sample.masks)}
+def _unused_images(
+    root: Path, tops: Iterable[Path], samples: Iterable[Sample], closed: set[Path]
+) -> Iterator[Violation]:
+    """Find image files below the tops, outside closed folders, that are not in the samples."""
+    used = {path for sample in samples for path in (sample.path, *sample.masks)}
     for top in tops:
-        for inside, folders, names in os.walk(top):
-            here = Path(inside)
-            if here in opened.shut:
+        for parent, folders, names in os.walk(top):
+            if Path(parent) in closed:
                 folders.clear()
                 continue
-            folders[:] = sorted(name for name in folders if name[0] != ".")
-            found = [here / name for name in sorted(names) if name[0] != "." and _is_picture(name)]
-            yield from (Note("stray", place(root, path)) for path in found if path not in taken)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for path in (Path(parent, name) for name in sorted(names)):
+                if path not in used and not path.name.startswith(".") and _is_image(path):
+                    yield Violation("unused-image", relative_path(root, path))
 
 
-def _is_picture(name: str) -> bool:
-    return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
+def _is_image(path: Path) -> bool:
+    return (mimetypes.guess_type(path.name, strict=False)[0] or "").startswith("image/")
