@@ -39,11 +39,10 @@ def read_samples(
             label = int(defect != "good")
             metadata = dict(rows.get(path, {}))
             mask = metadata.pop("mask", None)
-            masks: tuple[Path, ...] = ()
-            if label and mask is None:
-                masks = find_masks(folder, defect, path)
-            elif label and mask:
-                masks = (Path(mask),)
+            if not label or mask == "":
+                masks: tuple[Path, ...] = ()
+            else:
+                masks = (Path(mask),) if mask else find_masks(folder, defect, path)
             key = path.relative_to(root).as_posix()
             samples.append(Sample(path, key, name, split, label, defect, masks, metadata))
     return sorted(samples, key=lambda sample: sample.key)

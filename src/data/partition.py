@@ -18,15 +18,6 @@ from src.data.partition_file import ClientShare, Partition, PartitionError
 
 KINDS = ("iid", "category", "attribute", "dirichlet", "quantity")
 
-__all__ = [
-    "ClientShare",
-    "Partition",
-    "PartitionError",
-    "extend_partition",
-    "make_partition",
-    "partition_table",
-]
-
 Share = list[Sample]
 GroupBy = Callable[[Sample], str]  # the value that images are grouped by
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from src.data.dataset import DataError, Sample
 from src.storage.atomic import write_whole
@@ -46,7 +47,10 @@ class Partition:
     def load(cls, path: str | Path) -> Partition:
         """Read what `save` wrote; raises `PartitionError`, naming the file, for anything else."""
         try:
-            return _parse(json.loads(Path(path).read_text(encoding="utf-8")))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version is {content['version']}, expected {VERSION}")
+            return TypeAdapter(cls).validate_python(content)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise PartitionError(
                 f"cannot read partition {path}: {type(error).__name__}: {error}; make it again"
@@ -56,27 +60,6 @@ class Partition:
         """Raise `PartitionError` unless every image of both splits has exactly one client."""
         _check_split("train", chain.from_iterable(share.train for share in self.clients), train)
         _check_split("test", chain.from_iterable(share.test for share in self.clients), test)
-
-
-def _parse(content: Any) -> Partition:
-    if content["version"] != VERSION:
-        raise ValueError(f"version is {content['version']}, expected {VERSION}")
-    return Partition(
-        str(content["kind"]),
-        int(content["seed"]),
-        str(content["column"]),
-        float(content["alpha"]),
-        tuple(
-            ClientShare(_parse_keys(share["train"]), _parse_keys(share["test"]))
-            for share in content["clients"]
-        ),
-    )
-
-
-def _parse_keys(keys: Any) -> tuple[str, ...]:
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise TypeError("train and test of a client must be lists of keys")
-    return tuple(keys)
 
 
 def _check_split(split: str, assigned: Iterable[str], samples: Sequence[Sample]) -> None:

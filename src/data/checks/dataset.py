@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from src.data.autovi import AutoVIDataset, read_saturations
+from src.data import open_dataset
+from src.data.autovi import read_saturations
 from src.data.checks.images import ImageCheck, check_images, relative_path
 from src.data.checks.report import DatasetReport, count_columns, count_formats, count_groups
 from src.data.checks.rules import MIN_TRAIN_IMAGES, Violation, group_violations
 from src.data.dataset import DataError, Sample
-from src.data.folder import FolderDataset
 from src.data.layout import absolute_root, find_objects, read_metadata, select_objects
-from src.data.visa import VisADataset, read_split_file
+from src.data.visa import read_split_file
 
-DATASETS = {"folder": FolderDataset, "autovi": AutoVIDataset, "visa": VisADataset}
+KINDS = ("folder", "autovi", "visa")
 
 
 def check_dataset(
@@ -35,13 +35,13 @@ def check_dataset(
 ) -> DatasetReport:
     """Check every image and every mask of both splits.
 
-    `kind` is one of `DATASETS`, or auto; `objects` as for a dataset. `quick` reads headers only
+    `kind` is one of `KINDS`, or auto; `objects` as for a dataset. `quick` reads headers only
     and misses what needs pixels: truncated files, empty masks, mask values, duplicates. `progress`
     is called with the numbers of checked images and of all images. Raises `DataError` for an
     unknown kind, a root that is not a folder, and missing objects; the report has everything else.
     """
-    if kind not in ("auto", *DATASETS):
-        raise DataError(f"unknown kind of data {kind!r}: choose auto, {', '.join(DATASETS)}")
+    if kind not in ("auto", *KINDS):
+        raise DataError(f"unknown kind of data {kind!r}: choose auto, {', '.join(KINDS)}")
     folder = absolute_root(root)
     kind, reason = detect_kind(folder) if kind == "auto" else (kind, "as requested")
     try:
@@ -104,7 +104,7 @@ def _open_splits(
         messages = []
         for split in ("train", "test"):
             try:
-                samples += DATASETS[kind](root, [name], split).samples
+                samples += open_dataset(kind, root, [name], split).samples
             except DataError as error:
                 messages.append(str(error))
         errors += messages

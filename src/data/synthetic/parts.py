@@ -126,7 +126,6 @@ def _connector(view: Viewport, line: Line, missing: set[int], rng: np.random.Gen
 
 
 PARTS: dict[str, tuple[Part, int]] = {"bracket": (_bracket, 4), "connector": (_connector, 8)}
-
 DEFECTS = {
     "bracket": ("scratch", "stain", "missing_hole"),
     "connector": ("scratch", "stain", "missing_pin"),
