@@ -114,15 +114,8 @@ def draw_round() -> Figure:
         closest = union[merged][np.linalg.norm(union[merged] - point, axis=1).argmin()]
         arrow(ax, point, closest, color)
         ax.scatter(*point, marker="X", s=80, color=color, edgecolors="white", zorder=4)
-        ax.annotate(
-            label,
-            point,
-            (0, 9),
-            textcoords="offset points",
-            color=color,
-            ha="center",
-            weight="bold",
-        )
+        place = {"xytext": (0, -17), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(label, point, color=color, weight="bold", **place)
     ax.set(**frame)
     for x in (0.232, 0.605):
         figure.text(x, 0.45, "\N{RIGHTWARDS ARROW}", fontsize=20, color=INK, ha="center")
@@ -309,7 +302,8 @@ def main() -> None:
     with mpl.rc_context(STYLE):
         for name, draw in PICTURES.items():
             figure = draw()
-            figure.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
+            path = FOLDER / f"{name}.svg"
+            figure.savefig(path, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.12)
             plt.close(figure)
 
 
