@@ -11,37 +11,11 @@ from torch import Tensor
 
 from src.models.search.distances import HALVES, Centres, Frame, Mask, product, tiles, uses_kernels
 
-CHUNK_ROWS = 16384  # rows made ready at a time for one search
 RESULT_BYTES = 128 * 2**20  # for results before they are reduced to the closest
 PAIR_BYTES = 32  # for a query and a tile of rows, were each to be looked at
 REFINED_ROWS = 1024
 HEADROOM = 64.0  # how much larger than the rows queries may be without leaving half's range
 FAR_OFF = 16.0  # |mean|^2 over the mean square around it, above which halves are not used as given
-
-
-def nearest(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared Euclidean distance and index of the closest row, for each query.
-
-    Args:
-        queries: [M, D], any float dtype, on the device of `rows`.
-        rows: [N, D], any float dtype; N at least 1.
-
-    Returns:
-        squared distances [M] float32 and indices [M] int64.
-
-    Raises:
-        ValueError: no rows, or differing dimensions.
-    """
-    if len(rows) == 0:
-        raise ValueError("nearest: there are no rows to search")
-    distances = torch.full((len(queries),), torch.inf, device=queries.device)
-    indices = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    for chunk in tiles(len(rows), CHUNK_ROWS):
-        squared, at = FlatIndex(rows[chunk]).nearest(queries)
-        closer = squared < distances
-        distances = torch.where(closer, squared, distances)
-        indices = torch.where(closer, at + chunk.start, indices)
-    return distances, indices
 
 
 class FlatIndex:

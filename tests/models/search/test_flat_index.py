@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from src.models.search import distances as products
 from src.models.search import flat_index as search
 from src.models.search.distances import tiles
-from src.models.search.flat_index import FlatIndex, nearest
+from src.models.search.flat_index import FlatIndex
 
 
 def brute_force(queries, rows):
@@ -24,7 +24,6 @@ def normal(*shape, seed=0, dtype=torch.float32):
 def small_tiles(monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", 7)
     monkeypatch.setattr(products, "TILE_CENTRES", 5)
-    monkeypatch.setattr(search, "CHUNK_ROWS", 17)
     monkeypatch.setattr(search, "RESULT_BYTES", 1000)
     monkeypatch.setattr(search, "REFINED_ROWS", 3)
 
@@ -35,7 +34,7 @@ def small_tiles(monkeypatch):
 def test_distance_and_index_are_those_of_brute_force(dtype, offset):
     queries = normal(33, 20, seed=1, dtype=dtype) + offset
     rows = normal(46, 20, seed=2, dtype=dtype) + offset
-    distances, indices = nearest(queries, rows)
+    distances, indices = FlatIndex(rows).nearest(queries)
     expected = brute_force(queries, rows).min(1)
     assert (distances.dtype, indices.dtype) == (torch.float32, torch.int64)
     torch.testing.assert_close(distances, expected.values.float(), rtol=1e-5, atol=0)
@@ -46,7 +45,7 @@ def test_distance_and_index_are_those_of_brute_force(dtype, offset):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_row_is_at_distance_zero_from_itself_across_tile_borders(dtype):
     rows = 5 + normal(50, 16, dtype=dtype)
-    distances, indices = nearest(rows, rows)
+    distances, indices = FlatIndex(rows).nearest(rows)
     assert (distances == 0).all()
     assert torch.equal(indices, torch.arange(50))
 
@@ -57,7 +56,7 @@ def test_ties_give_a_row_at_the_least_distance(m, n, d, seed):
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-2, 3, (m, d), generator=generator).float()
     rows = torch.randint(-2, 3, (n, d), generator=generator).float()
-    distances, indices = nearest(queries, rows)
+    distances, indices = FlatIndex(rows).nearest(queries)
     expected = brute_force(queries, rows)
     assert torch.equal(distances.double(), expected.min(1).values)
     assert torch.equal(expected[torch.arange(m), indices], expected.min(1).values)
@@ -96,15 +95,13 @@ def test_with_every_row_left_out_distances_are_infinite():
     assert torch.isinf(index.nearest(queries, everything, group)[0]).all()
 
 
-def test_no_rows_and_other_dimensions_are_refused():
-    with pytest.raises(ValueError, match="there are no rows"):
-        nearest(normal(3, 4), normal(0, 4))
+def test_queries_of_another_dimension_are_refused():
     with pytest.raises(ValueError, match=r"queries are \(3, 4\), rows have 5 dim"):
-        nearest(normal(3, 4), normal(3, 5))
+        FlatIndex(normal(3, 5)).nearest(normal(3, 4))
 
 
 def test_no_queries_give_no_distances():
-    distances, indices = nearest(normal(0, 4), normal(3, 4))
+    distances, indices = FlatIndex(normal(3, 4)).nearest(normal(0, 4))
     assert len(distances) == len(indices) == 0
 
 
