@@ -10,7 +10,7 @@ one the plain algorithm makes.
 In one block few rows come closer. A product whose error is bounded finds those that may have
 (`Centres.rough`: on a GPU one of half precision), and only they are then looked at exactly.
 
-A few picks from rows that fit a processor's cache gain nothing by blocks: `one_by_one` makes those.
+`select_sequentially` is faster for few picks from rows that fit a processor's cache.
 """
 
 import math
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from src.models.coreset.duplicates import copies
-from src.models.coreset.sequential import one_by_one
+from src.models.coreset.sequential import select_sequentially
 from src.models.coreset.sharding import Shard, Shards, side_by_side
 from src.models.coreset.working_set import CHOSEN, pick_inside
 from src.models.search.distances import HALVES, Centres, Frame, rows_not_finite, tiles, uses_kernels
@@ -160,7 +160,9 @@ def _pick_by_pick(rows: Tensor, seed: int, target: int) -> Coreset:
     repeated = copies(Shards(rows), start)
     distinct = len(rows) - len(repeated)
     wide = rows.double() if rows.dtype == torch.bfloat16 else rows  # which arrays do not have
-    picks, squared = one_by_one(wide.numpy(), start, repeated.numpy(), min(target, distinct))
+    picks, squared = select_sequentially(
+        wide.numpy(), start, repeated.numpy(), min(target, distinct)
+    )
     return Coreset(picks, np.sqrt(squared).astype(np.float32), distinct)
 
 
