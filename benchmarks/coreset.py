@@ -32,7 +32,7 @@ from benchmarks.common import (
 )
 from benchmarks.features import features
 from benchmarks.peers import Select, anomalib, approximate, loop
-from src.models.coreset.blocks import IN_CACHE, farthest_first
+from src.models.coreset.selection import IN_CACHE, farthest_first
 from src.models.search.distances import tiles
 from src.models.search.flat_index import FlatIndex
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from src.federated.candidates import Stage, silent
-from src.models.coreset.blocks import Progress
+from src.models.coreset.types import Progress
 
 FOLDER = "progress"
 SERVER = "server"

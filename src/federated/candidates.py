@@ -120,12 +120,12 @@ def find_candidates(
     picked = model.select(
         train,
         min(1.0, reach * fraction),
-        covered=covered,
-        squared=squared,
+        existing=covered,
+        squared_distances=squared,
         selecting=progress("coreset"),
     )
     held = holding(len(train), picked.seen, fraction)
-    return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.before, held)
+    return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.initial_radius, held)
 
 
 def holding_of(model: PatchCore, train: InspectionDataset) -> Holding:

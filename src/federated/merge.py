@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 from src.federated.types import BankRefused, ClientBank, Holding, Survey
-from src.models.coreset.blocks import Progress, farthest_first
+from src.models.coreset.selection import farthest_first
 from src.models.coreset.sharding import devices_for
+from src.models.coreset.types import Progress
 from src.models.feature_transform import Frame
-from src.models.search.distances import rows_not_finite
+from src.models.search.distances import count_nonfinite_rows
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def check_bank(bank: ClientBank, dim: int) -> None:
         raise BankRefused(f"its bank holds {rows.dtype}, not float16 or float32")
     if rows.shape[1] != dim:
         raise BankRefused(f"its bank has {rows.shape[1]} dimensions, not {dim}")
-    bad = rows_not_finite(torch.from_numpy(np.require(rows, None, "W")))
+    bad = count_nonfinite_rows(torch.from_numpy(np.require(rows, None, "W")))
     if bad:
         raise BankRefused(f"{bad} of its {len(rows)} rows hold NaN or infinite values")
     check_holding(held)
@@ -157,13 +158,13 @@ def merge_banks(
             union,
             max(1, grow),
             seed,
-            covered=None if before is None else had,
-            least=0.0 if fill else unsent,
+            existing=None if before is None else had,
+            min_distance=0.0 if fill else unsent,
             devices=devices_for(union.size, device),
             progress=progress,
         )
     picks = chosen.indices[:grow]
-    radius = float(chosen.radii[len(picks) - 1]) if len(picks) else chosen.before
+    radius = float(chosen.radii[len(picks) - 1]) if len(picks) else chosen.initial_radius
     if before is None or not told:
         bound, exact = max(bank.radius for bank in ordered) + radius, 1 if told else 0
     else:
@@ -171,7 +172,7 @@ def merge_banks(
         bound = max(radius, unsent, *silent)
         exact = before.exact
         if exact == len(had) and set(told) == set(banks):
-            gaps = np.concatenate([[chosen.before], chosen.radii])[: len(picks)]
+            gaps = np.concatenate([[chosen.initial_radius], chosen.radii])[: len(picks)]
             exact += int((gaps >= unsent).sum())
     return MergedBank(np.concatenate([had, union[picks]]), radius, bound, exact)
 

@@ -6,7 +6,7 @@ One float64 matrix-vector product per pick. `blocks` is faster for everything el
 import numpy as np
 import numpy.typing as npt
 
-TAKEN = -1.0  # the distance of rows that cannot be picked: picks, and duplicates of other rows
+from src.models.coreset.types import TAKEN
 
 
 def select_sequentially(

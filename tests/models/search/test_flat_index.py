@@ -1,4 +1,4 @@
-"""The one kernel for distances, against brute force in float64."""
+"""Nearest-neighbour search against brute force in float64."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from src.models.search import distances as products
 from src.models.search import flat_index as search
 from src.models.search.distances import tiles
-from src.models.search.flat_index import FlatIndex
+from src.models.search.flat_index import Exclusion, FlatIndex
 
 
 def brute_force(queries, rows):
@@ -25,7 +25,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", 7)
     monkeypatch.setattr(products, "TILE_CENTRES", 5)
     monkeypatch.setattr(search, "RESULT_BYTES", 1000)
-    monkeypatch.setattr(search, "REFINED_ROWS", 3)
+    monkeypatch.setattr(search, "PAIRED_ROWS", 3)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -68,7 +68,7 @@ def test_a_group_of_queries_never_finds_the_rows_it_leaves_out(k):
     queries, rows = normal(30, 8, seed=1), normal(40, 8, seed=2)
     group = torch.arange(30) % 3
     without = torch.arange(40)[None] % 4 == torch.arange(3)[:, None]
-    distances, indices = FlatIndex(rows).few(queries, k, without, group)
+    distances, indices = FlatIndex(rows).k_nearest(queries, k, Exclusion(without, group))
     allowed = brute_force(queries, rows).masked_fill(without[group], torch.inf)
     expected = allowed.sort(1)
     torch.testing.assert_close(distances, expected.values[:, :k].float())
@@ -82,17 +82,17 @@ def test_a_group_s_nearest_row_is_none_that_it_leaves_out(shared):
     group = torch.arange(30) % 3
     without = torch.arange(40)[None] % 4 == torch.arange(3)[:, None]
     without[:, 7] |= shared
-    distances, indices = FlatIndex(rows).nearest(queries, without, group)
+    distances, indices = FlatIndex(rows).nearest(queries, Exclusion(without, group))
     expected = brute_force(queries, rows).masked_fill(without[group], torch.inf).min(1)
     torch.testing.assert_close(distances, expected.values.float())
     assert torch.equal(indices, expected.indices)
 
 
 def test_with_every_row_left_out_distances_are_infinite():
-    everything, group = torch.ones(1, 5, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    everything = Exclusion(torch.ones(1, 5, dtype=torch.bool), torch.zeros(3, dtype=torch.int64))
     index, queries = FlatIndex(normal(5, 4)), normal(3, 4)
-    assert torch.isinf(index.few(queries, 2, everything, group)[0]).all()
-    assert torch.isinf(index.nearest(queries, everything, group)[0]).all()
+    assert torch.isinf(index.k_nearest(queries, 2, everything)[0]).all()
+    assert torch.isinf(index.nearest(queries, everything)[0]).all()
 
 
 def test_queries_of_another_dimension_are_refused():
