@@ -22,8 +22,9 @@ import torch
 from benchmarks.common import device_name, report
 from fl.config.schema import CHECKOUT, check_settings, default_settings
 from fl.deployment.certificates import make_certificates
+from fl.deployment.plan import Plan
 from fl.deployment.registration import Place, known_nodes
-from fl.deployment.roles import Plan, down, read_roles, standing, up
+from fl.deployment.roles import down, read_roles, standing, up
 from fl.engines.processes import free_port
 from fl.engines.submission import submit
 from src.data import write_synthetic

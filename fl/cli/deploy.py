@@ -21,9 +21,10 @@ from fl.cli.terminal import (
     show_results,
 )
 from fl.config.schema import ConfigError, Scalar
+from fl.deployment.plan import Plan
 from fl.deployment.registration import Place, admit, expel, known_nodes
-from fl.deployment.roles import Plan, down, place_of, read_roles, up
-from fl.engines.launch import deploy, submit_to
+from fl.deployment.roles import down, place_of, read_roles, up
+from fl.deployment.run import deploy, submit_to
 from fl.setup.data import open_split
 
 HOME = Path(platformdirs.user_state_dir("fedpatchcore")) / "deployment"

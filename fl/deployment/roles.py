@@ -9,18 +9,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from fl.config.schema import ConfigError, Scalar
+from fl.config.schema import Scalar
+from fl.deployment.plan import Plan
 from fl.deployment.registration import Place, admit
 from fl.engines.commands import (
-    CERTIFICATE,
-    NODE_KEY,
     serverapp_command,
     superlink_command,
     supernode_command,
@@ -37,65 +36,7 @@ NODE_PATIENCE = 15.0  # seconds; a node that lives, but is not in by then, may f
 RETRY = 5.0  # seconds between two starts of a node
 GRACE = 5.0  # seconds for a role to sign off; a SuperNode takes 1
 
-LOOPBACK, EVERYWHERE = ("127.0.0.1", "localhost"), ("0.0.0.0",)  # noqa: S104 - behind the gate
-
-NodeConfig = Mapping[str, Scalar]
 NodeStart = Callable[[], "tuple[Role, subprocess.Popen[bytes]]"]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which roles are to run on this machine.
-
-    Attributes:
-        nodes: the configuration of each SuperNode here: its partition-id, and data-root where its
-            data are its own.
-        join: host:port of a SuperLink elsewhere; "" starts one here, and the ServerApp beside it.
-        host, port: where the SuperLink listens; port 0 takes a free one.
-        certs: folder that `make_certificates` filled; "" goes without TLS and keys.
-        gpus: of this machine, as CUDA_VISIBLE_DEVICES names them; the nodes take them in turn.
-    """
-
-    nodes: Sequence[NodeConfig]
-    join: str = ""
-    host: str = "127.0.0.1"
-    port: int = 0
-    certs: str = ""
-    gpus: Sequence[str] = field(default_factory=tuple)
-
-    def superlink_certs(self) -> str:
-        """The SuperLink's folder of certificates."""
-        return f"{self.certs}/superlink" if self.certs else ""
-
-    def check(self) -> None:
-        """Refuse a plan that would let strangers in, or the SuperLink's own machine out.
-
-        Raises:
-            ConfigError: a certificate or key that it needs is missing; it listens on one address
-                that is not loopback, where the ServerApp and the command line do not reach it; or
-                on all of them, and asks for no key.
-        """
-        if self.certs:
-            needed = [f"{self.node_certs(config)}/{NODE_KEY}" for config in self.nodes]
-            needed += [] if self.join else [f"{self.superlink_certs()}/{CERTIFICATE}"]
-            for path in needed:
-                if not Path(path).is_file():
-                    raise ConfigError(f"--certs: {path} is missing; `fedpatchcore certs` makes it")
-        if self.join or self.host in LOOPBACK:
-            return
-        if self.host not in EVERYWHERE:
-            raise ConfigError(
-                f"--host {self.host}: runs are submitted on loopback, so the SuperLink listens "
-                "there alone (127.0.0.1) or everywhere (0.0.0.0); a firewall can be choosier"
-            )
-        if not self.certs:
-            raise ConfigError(
-                f"--host {self.host}: other machines could reach the SuperLink, so it needs --certs"
-            )
-
-    def node_certs(self, config: NodeConfig) -> str:
-        """A node's folder of certificates."""
-        return f"{self.certs}/node-{config['partition-id']}" if self.certs else ""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,14 @@
 """Start a run on the engine the settings name, and say how it ended."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 from fl.client_app import app as client_app
-from fl.config.schema import CHECKOUT, ConfigError, Scalar, Settings
-from fl.deployment.certificates import make_certificates
-from fl.deployment.registration import Place
-from fl.deployment.roles import Plan, run_deployment, standing
+from fl.config.schema import CHECKOUT, ConfigError, Settings
 from fl.engines.inline import run_inline
-from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus, run_simulation
-from fl.engines.submission import RunEnd, submit
+from fl.engines.submission import RunEnd
 from fl.server.federation import RoundFailed
 from fl.server_app import app as server_app
 from fl.workspace.directory import clear_scratch, locked
@@ -37,64 +32,13 @@ def launch(settings: Settings, show: Callable[[str], None] | None = None) -> Pat
         ConfigError: more CPUs a client than there are.
         RunFailed: the run failed; nothing of it is left running.
     """
-    out = _prepared(settings)
+    out = prepared(settings)
     run = _inline if settings.engine == "inline" else _on_ray
     run(settings, out, show)
     return out
 
 
-def deploy(
-    settings: Settings,
-    roots: Sequence[Path] = (),
-    *,
-    tls: bool = False,
-    gpus: Sequence[str] = (),
-    show: Callable[[str], None] | None = None,
-) -> Path:
-    """Run once on a SuperLink and SuperNodes, as local processes; returns the run directory.
-
-    Args:
-        settings: with `out` and `clients` set.
-        roots: each node's own data; without, the nodes share the data root of the settings.
-        tls: encrypt, and let in only nodes with a key; all made for this run.
-        gpus: of this machine, which the nodes take in turn.
-        show: gets each line of the log.
-
-    Raises:
-        RunFailed: the run failed; nothing of it is left running.
-    """
-    out = _prepared(settings)
-    nodes: list[dict[str, Scalar]] = [{"partition-id": i} for i in range(settings.clients)]
-    for node, root in zip(nodes, roots, strict=False):
-        node["data-root"] = str(root)
-    with private_home() as folder:
-        if tls:
-            make_certificates(folder, ["localhost"], range(len(nodes)))
-        result = run_deployment(
-            CHECKOUT,
-            settings.flat(),
-            Plan(nodes, certs=str(folder) if tls else "", gpus=gpus),
-            log=out / LOG,
-            deadline=BASELINES * settings.timeout,
-            show=show,
-        )
-    _check(result)
-    return out
-
-
-def submit_to(
-    settings: Settings, place: Place, *, show: Callable[[str], None] | None = None
-) -> Path:
-    """Run once on roles that are up; returns the run directory. As `deploy` otherwise."""
-    out = _prepared(settings)
-    serving = partial(standing, place=place)
-    deadline = BASELINES * settings.timeout
-    flat = settings.flat()
-    _check(submit(CHECKOUT, flat, serving, log=out / LOG, deadline=deadline, show=show))
-    return out
-
-
-def _prepared(settings: Settings) -> Path:
+def prepared(settings: Settings) -> Path:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):  # by a run that goes on, it is not ours to clear
@@ -102,7 +46,7 @@ def _prepared(settings: Settings) -> Path:
     return out
 
 
-def _check(result: RunEnd) -> None:
+def check(result: RunEnd) -> None:
     if not result.ok:
         raise RunFailed(f"{result.error or result.status}\n(log: {result.log})")
 
@@ -137,4 +81,4 @@ def _on_ray(settings: Settings, out: Path, show: Callable[[str], None] | None) -
         deadline=BASELINES * settings.timeout,
         show=show,
     )
-    _check(result)
+    check(result)

@@ -13,7 +13,8 @@ from fl.cli import deploy as cli_deploy
 from fl.cli import main as cli
 from fl.config.schema import ConfigError
 from fl.deployment import roles as deployment
-from fl.deployment.roles import Plan, Role
+from fl.deployment.plan import Plan
+from fl.deployment.roles import Role
 from fl.engines.commands import supernode_command
 from fl.engines.processes import EngineError, free_port
 

@@ -17,8 +17,9 @@ import pytest
 
 from fl.config.schema import CHECKOUT, default_settings
 from fl.deployment.certificates import make_certificates
+from fl.deployment.plan import Plan
 from fl.deployment.registration import Place, known_nodes
-from fl.deployment.roles import Plan, down, read_roles, standing, up
+from fl.deployment.roles import down, read_roles, standing, up
 from fl.engines.commands import serverapp_command, superlink_command
 from fl.engines.processes import end, end_family, free_port, start
 from fl.engines.submission import RunEnd, submit

@@ -14,8 +14,9 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
 from fl.deployment.certificates import make_certificates
+from fl.deployment.plan import Plan
 from fl.deployment.registration import Place, admit, expel, known_nodes
-from fl.deployment.roles import Plan, down, up
+from fl.deployment.roles import down, up
 from fl.engines.commands import supernode_command
 from fl.engines.processes import EngineError, end, free_port, start
 
