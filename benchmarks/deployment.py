@@ -12,8 +12,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from contextlib import suppress
-from functools import partial
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -22,9 +21,10 @@ import torch
 from benchmarks.common import device_name, report
 from fl.config.schema import CHECKOUT, check_settings, default_settings
 from fl.deployment.certificates import make_certificates
-from fl.deployment.plan import Plan
-from fl.deployment.registration import Place, known_nodes
-from fl.deployment.roles import down, read_roles, standing, up
+from fl.deployment.plan import DeploymentPlan
+from fl.deployment.registration import known_nodes
+from fl.deployment.roles import down, read_roles, up
+from fl.engines.control import SuperLinkAddress
 from fl.engines.processes import free_port
 from fl.engines.submission import submit
 from src.data import write_synthetic
@@ -122,9 +122,9 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
     make_certificates(folder / "certs", ["localhost"], range(nodes))
     homes = [folder / "server", *(folder / f"home-{i}" for i in range(nodes))]
     certs, link = str(folder / "certs"), free_port()
-    out, shown = folder / "run", []
+    out, log = folder / "run", folder / "run.log"
     try:
-        up(Plan([], port=link, certs=certs), homes[0])
+        up(DeploymentPlan([], port=link, certs=certs), homes[0])
         counter = Counter(link)
         for i in range(nodes):
             root = folder / f"plant-{i}"
@@ -132,25 +132,25 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
                 root, ("bracket",), train=images, good=4, defects=4, size=(224, 224), seed=i
             )
             node = {"partition-id": i, "data-root": str(root)}
-            up(Plan([node], join=f"localhost:{counter.port}", certs=certs), homes[1 + i])
-        place = Place(f"127.0.0.1:{link}", f"{certs}/superlink")
-        assert sum(node.status == "online" for node in known_nodes(place)) == nodes
+            plan = DeploymentPlan([node], join=f"localhost:{counter.port}", certs=certs)
+            up(plan, homes[1 + i])
+        superlink = SuperLinkAddress(f"127.0.0.1:{link}", f"{certs}/superlink")
+        assert sum(node.status == "online" for node in known_nodes(superlink)) == nodes
         memory = Memory([role.pid for home in homes for role in read_roles(home)])
         before = counter.up, counter.down
         began = time.monotonic()
-        ended = submit(
-            CHECKOUT, settings(folder, out, rows, images, nodes), partial(standing, place=place),
-            log=folder / "run.log", deadline=DEADLINE, show=shown.append,
+        submit(
+            CHECKOUT, settings(folder, out, rows, images, nodes),
+            lambda home, deadline: nullcontext(superlink), log=log, timeout=DEADLINE,
         )  # fmt: skip
         seconds = time.monotonic() - began
         peak = memory.stop()
-        if not ended.ok:
-            raise SystemExit(f"the run failed: {ended.error}")
+        text = log.read_text()
     finally:
         for home in homes:
             down(home)
     metrics = json.loads((out / "metrics.json").read_text())
-    exchanges = dict(re.findall(r"(train|evaluate): \d+ replies in ([\d.]+) s", "\n".join(shown)))
+    exchanges = dict(re.findall(r"(train|evaluate): \d+ replies in ([\d.]+) s", text))
     uploads = sum(metrics["traffic"]["upload_bytes"])
     broadcast = nodes * metrics["traffic"]["broadcast_bytes"]
     return {

@@ -1,4 +1,4 @@
-"""fedpatchcore deploy: the roles of a deployment as local processes, and runs on them."""
+"""fedpatchcore deploy: start the roles of a deployment as local processes, and run on them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,75 +21,72 @@ from fl.cli.terminal import (
     show_results,
 )
 from fl.config.schema import ConfigError, Scalar
-from fl.deployment.plan import Plan
-from fl.deployment.registration import Place, admit, expel, known_nodes
-from fl.deployment.roles import down, place_of, read_roles, up
+from fl.deployment.plan import DeploymentPlan
+from fl.deployment.registration import known_nodes, register_nodes, unregister_node
+from fl.deployment.roles import down, read_roles, superlink_of, up
 from fl.deployment.run import deploy, submit_to
+from fl.engines.control import SuperLinkAddress
 from fl.setup.data import open_split
 
 HOME = Path(platformdirs.user_state_dir("fedpatchcore")) / "deployment"
 PORT = 8000
-ONLINE, OFFLINE = "online", "offline"  # what Flower says of a node; else "registered"
+ONLINE, OFFLINE = "online", "offline"  # states of a node; the third is "registered"
 
-deployed = typer.Typer(no_args_is_help=True, help="The roles of a deployment, without containers.")
+deployed = typer.Typer(no_args_is_help=True, help="Run a deployment without containers.")
 
-Data = Annotated[list[Path], typer.Option(help="a node's own data root; once for each node")]
-Home = Annotated[Path, typer.Option(help="where the roles that run here keep state and logs")]
-Certs = Annotated[Path | None, typer.Option(help="folder of `fedpatchcore certs`")]
+Data = Annotated[list[Path], typer.Option(help="data root of one node; repeat for each node")]
+Home = Annotated[Path, typer.Option(help="folder for state and logs of the roles here")]
+Certs = Annotated[Path | None, typer.Option(help="folder made by `fedpatchcore certs`")]
 LinkCerts = Annotated[Path | None, typer.Option(help="the SuperLink's folder of certificates")]
 Address = Annotated[
-    str, typer.Option("--superlink", metavar="HOST:PORT", help="in place of the one of --home")
+    str,
+    typer.Option("--superlink", metavar="HOST:PORT", help="in place of the one in --home"),
 ]
 
 
 @deployed.command()
 def run(
     config: Config = None,
-    nodes: Annotated[
-        int, typer.Option(min=1, help="SuperNodes; as many as --data where given")
-    ] = 2,
+    nodes: Annotated[int, typer.Option(min=1, help="SuperNodes; ignored with --data")] = 2,
     data: Data = [],  # noqa: B006
-    tls: Annotated[
-        bool, typer.Option("--tls", help="with certificates and keys, made anew")
-    ] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="with new certificates and keys")] = False,
     set_: Sets = [],  # noqa: B006
     out: Out = None,
     resume: Resume = None,
 ) -> None:
-    """Start a SuperLink and SuperNodes on this machine, run once, stop them."""
+    """Start a SuperLink and SuperNodes on this machine, run once, and stop them."""
     own = [f"clients={len(data) or nodes}", f"data.shared={str(not data).lower()}"]
     settings = resolve(config, [*set_, *([] if resume else own)], out, resume=resume)
     if len(data) != (0 if settings.data_shared else settings.clients):
         raise ConfigError(
-            f"--resume: that run had {settings.clients} nodes with data of their own; name as many "
-            "--data, in the same order"
+            f"--resume: that run had {settings.clients} nodes with data of their own; give as many "
+            "--data options, in the same order"
         )
     roots = [Path(absolute(root)) for root in data]
-    for root in roots:  # here they can be looked at: no need to start anything to find one wrong
+    for root in roots:  # find mistakes before anything starts
         open_split(settings, str(root))
     if not roots:
         show_partition(settings)
     folder = Path(settings.out)
-    log: list[str] = []
     with ProgressView(folder, settings.clients):
-        deploy(settings, roots, tls=tls, gpus=gpus_here(), show=log.append)
+        deploy(settings, roots, tls=tls, gpus=gpus_here())
     show_results(folder)
 
 
 @deployed.command("up")
 def up_(
-    nodes: Annotated[int, typer.Option(min=0, help="SuperNodes to start here")] = 2,
+    nodes: Annotated[int, typer.Option(min=0, help="SuperNodes here; ignored with --data")] = 2,
     data: Data = [],  # noqa: B006
-    first: Annotated[int, typer.Option(min=0, help="number of the first node here")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="number of the first node on this machine")] = 0,
     superlink: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="join this one; start only nodes here")
+        str, typer.Option(metavar="HOST:PORT", help="join this SuperLink; start only nodes")
     ] = "",
     host: Annotated[str, typer.Option(help="address the SuperLink listens on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port the SuperLink listens on")] = PORT,
     certs: Certs = None,
     home: Home = HOME,
 ) -> None:
-    """Start roles on this machine and leave them running: see status, submit and down."""
+    """Start roles on this machine and leave them running; see status, submit and down."""
     count = len(data) or nodes
     configs: list[dict[str, Scalar]] = [{"partition-id": first + i} for i in range(count)]
     for node, root in zip(configs, data, strict=False):
@@ -97,21 +94,21 @@ def up_(
             raise ConfigError(f"--data {root} is not a folder")
         node["data-root"] = absolute(root)
     home = Path(absolute(home))
-    plan = Plan(configs, superlink, host, port, absolute(certs) if certs else "", gpus=gpus_here())
-    up(plan, home)
+    folder = absolute(certs) if certs else ""
+    up(DeploymentPlan(configs, superlink, host, port, folder, gpus_here()), home)
     status(home)
 
 
 @deployed.command("down")
 def down_(home: Home = HOME) -> None:
-    """End the roles that `up` started on this machine."""
+    """Stop the roles that `up` started on this machine."""
     ended = down(home)
-    console.print(f"ended: {', '.join(ended)}" if ended else "nothing was running")
+    console.print(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
 
 @deployed.command()
 def status(home: Home = HOME) -> None:
-    """The roles of this machine, and the nodes that the SuperLink knows."""
+    """Show the roles on this machine and the nodes that the SuperLink knows."""
     table = Table("role", "state", "pid", "MiB", "port", box=None)
     for role in read_roles(home):
         process = role.process()
@@ -123,32 +120,32 @@ def status(home: Home = HOME) -> None:
         return
     console.print(table)
     console.print(f"logs: {absolute(home)}", soft_wrap=True, highlight=False)
-    place = place_of(home)
-    if place:
-        known = Table("node", "state", "since", box=None)
-        for node in known_nodes(place):
-            last = node.last_deactivated_at if node.status == OFFLINE else node.last_activated_at
-            known.add_row(node.name or str(node.node_id), node.status, last[:19].replace("T", " "))
-        console.print(known)
+    superlink = superlink_of(home)
+    if superlink:
+        nodes = Table("node", "state", "since", box=None)
+        for node in known_nodes(superlink):
+            since = node.last_deactivated_at if node.status == OFFLINE else node.last_activated_at
+            nodes.add_row(node.name or str(node.node_id), node.status, since[:19].replace("T", " "))
+        console.print(nodes)
 
 
-@deployed.command("admit")
-def admit_(superlink: Address = "", certs: LinkCerts = None, home: Home = HOME) -> None:
-    """Let in the nodes whose public keys lie in the SuperLink's folder of certificates."""
-    new = admit(_place(home, superlink, certs))
-    console.print(f"let in: {', '.join(new)}" if new else "all keys were known")
+@deployed.command()
+def admit(superlink: Address = "", certs: LinkCerts = None, home: Home = HOME) -> None:
+    """Register the nodes whose public keys are in the SuperLink's folder of certificates."""
+    new = register_nodes(_superlink(home, superlink, certs))
+    console.print(f"registered: {', '.join(new)}" if new else "all keys are registered already")
 
 
-@deployed.command("expel")
-def expel_(
-    name: Annotated[str, typer.Argument(help="as status shows it, such as node-1")],
+@deployed.command()
+def expel(
+    name: Annotated[str, typer.Argument(help="its name in `status`, such as node-1")],
     superlink: Address = "",
     certs: LinkCerts = None,
     home: Home = HOME,
 ) -> None:
-    """Let a node in no more: its key is refused from now on."""
-    expel(_place(home, superlink, certs), name)
-    console.print(f"{name} is let in no more")
+    """Disconnect a node for good: the SuperLink never accepts its key again."""
+    unregister_node(_superlink(home, superlink, certs), name)
+    console.print(f"{name} is unregistered; its key stays refused")
 
 
 @deployed.command()
@@ -161,31 +158,30 @@ def submit(
     out: Out = None,
     resume: Resume = None,
 ) -> None:
-    """Run once on roles that are up; on the SuperLink's machine, where the results are left."""
-    place = _place(home, superlink, certs)
-    online = [node for node in known_nodes(place) if node.status == ONLINE]
+    """Run once on a SuperLink that is up; works on its machine and leaves the results there."""
+    address = _superlink(home, superlink, certs)
+    online = [node for node in known_nodes(address) if node.status == ONLINE]
     own = ["data.shared=false", *set_]
     settings = resolve(config, own, out, resume=resume, clients=len(online))
-    console.print(f"{len(online)} nodes are online, {settings.clients} are to take part")
-    log: list[str] = []
+    console.print(f"{len(online)} nodes are online, {settings.clients} take part")
     folder = Path(settings.out)
     with ProgressView(folder, settings.clients):
-        submit_to(settings, place, show=log.append)
+        submit_to(settings, address)
     show_results(folder)
 
 
 def gpus_here() -> list[str]:
-    """The GPUs of this machine by number, of which each local node gets one."""
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES numbers them."""
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _place(home: Path, superlink: str, certs: Path | None) -> Place:
-    if superlink:
-        return Place(superlink, absolute(certs) if certs else "")
-    place = place_of(home)
-    if place is None:
+def _superlink(home: Path, address: str, certs: Path | None) -> SuperLinkAddress:
+    if address:
+        return SuperLinkAddress(address, absolute(certs) if certs else "")
+    superlink = superlink_of(home)
+    if superlink is None:
         raise ConfigError(
-            f"no SuperLink was started from {home}: `fedpatchcore deploy up` first, or name one by "
-            "--superlink"
+            f"no SuperLink was started from {home}: run `fedpatchcore deploy up` first, or name "
+            "one with --superlink"
         )
-    return place
+    return superlink

@@ -29,8 +29,9 @@ from fl.cli.terminal import (
 )
 from fl.config.schema import CHECKOUT, ConfigError
 from fl.deployment.certificates import make_certificates
-from fl.engines.launch import RunFailed, launch
+from fl.engines.launch import launch
 from fl.engines.processes import EngineError
+from fl.engines.submission import RunFailed
 from fl.results.predictions import evaluate_model, find_images, write_predictions
 from src.data import DataError, open_dataset
 from src.models import FileError, PatchCore, WeightsError
@@ -87,10 +88,9 @@ def simulate(
             "data.shared = false: simulated clients share one data root; leave it true"
         )
     show_partition(settings)
-    log: list[str] = []
     folder = Path(settings.out)
     with ProgressView(folder, settings.clients):
-        launch(settings, log.append)
+        launch(settings)
     show_results(folder)
 
 

@@ -1,7 +1,7 @@
-"""Which roles of a deployment are to run on this machine."""
+"""The plan of a deployment: the roles to run on this machine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from fl.config.schema import ConfigError, Scalar
@@ -13,16 +13,16 @@ NodeConfig = Mapping[str, Scalar]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which roles are to run on this machine.
+class DeploymentPlan:
+    """Which roles run on this machine.
 
     Attributes:
-        nodes: the configuration of each SuperNode here: its partition-id, and data-root where its
-            data are its own.
-        join: host:port of a SuperLink elsewhere; "" starts one here, and the ServerApp beside it.
+        nodes: the configuration of each SuperNode here: `partition-id`, and `data-root` if its data
+            are its own.
+        join: host:port of a SuperLink elsewhere; "" starts one here, with the ServerApp beside it.
         host, port: where the SuperLink listens; port 0 takes a free one.
-        certs: folder that `make_certificates` filled; "" goes without TLS and keys.
-        gpus: of this machine, as CUDA_VISIBLE_DEVICES names them; the nodes take them in turn.
+        certs: the folder that `make_certificates` filled; "" runs without TLS and keys.
+        gpus: GPUs of this machine, as in CUDA_VISIBLE_DEVICES; the nodes take them in turn.
     """
 
     nodes: Sequence[NodeConfig]
@@ -30,38 +30,38 @@ class Plan:
     host: str = "127.0.0.1"
     port: int = 0
     certs: str = ""
-    gpus: Sequence[str] = field(default_factory=tuple)
+    gpus: Sequence[str] = ()
 
     def superlink_certs(self) -> str:
         """The SuperLink's folder of certificates."""
         return f"{self.certs}/superlink" if self.certs else ""
 
+    def node_certs(self, config: NodeConfig) -> str:
+        """A node's folder of certificates."""
+        return f"{self.certs}/node-{config['partition-id']}" if self.certs else ""
+
     def check(self) -> None:
-        """Refuse a plan that would let strangers in, or the SuperLink's own machine out.
+        """Refuse a plan that lets strangers in, or that this machine cannot submit runs to.
 
         Raises:
-            ConfigError: a certificate or key that it needs is missing; it listens on one address
-                that is not loopback, where the ServerApp and the command line do not reach it; or
-                on all of them, and asks for no key.
+            ConfigError: a certificate or key is missing; the SuperLink listens only on an address
+                that is not loopback, so the ServerApp and the command line do not reach it; or it
+                listens on all addresses without asking for keys.
         """
         if self.certs:
-            needed = [f"{self.node_certs(config)}/{NODE_KEY}" for config in self.nodes]
-            needed += [] if self.join else [f"{self.superlink_certs()}/{CERTIFICATE}"]
-            for path in needed:
+            files = [f"{self.node_certs(config)}/{NODE_KEY}" for config in self.nodes]
+            files += [] if self.join else [f"{self.superlink_certs()}/{CERTIFICATE}"]
+            for path in files:
                 if not Path(path).is_file():
                     raise ConfigError(f"--certs: {path} is missing; `fedpatchcore certs` makes it")
         if self.join or self.host in LOOPBACK:
             return
         if self.host not in EVERYWHERE:
             raise ConfigError(
-                f"--host {self.host}: runs are submitted on loopback, so the SuperLink listens "
-                "there alone (127.0.0.1) or everywhere (0.0.0.0); a firewall can be choosier"
+                f"--host {self.host}: runs are submitted on loopback, so use 127.0.0.1 for this "
+                "machine alone, or 0.0.0.0 for all addresses and a firewall to choose among them"
             )
         if not self.certs:
             raise ConfigError(
                 f"--host {self.host}: other machines could reach the SuperLink, so it needs --certs"
             )
-
-    def node_certs(self, config: NodeConfig) -> str:
-        """A node's folder of certificates."""
-        return f"{self.certs}/node-{config['partition-id']}" if self.certs else ""

@@ -1,88 +1,49 @@
-"""Who is let in: the nodes that a SuperLink knows, by their keys. Told to it on its own machine."""
+"""Register SuperNodes with a SuperLink by their public keys; works on the SuperLink's machine."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from flwr.cli.supernode.register import try_load_public_key
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    RegisterNodeRequest,
-    UnregisterNodeRequest,
-)
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.supercore.control.control_http_client import ControlHttpClient
 
-from fl.engines.commands import CA
+from fl.engines.control import SuperLinkAddress, control_client
 from fl.engines.processes import EngineError
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a SuperLink is.
-
-    Attributes:
-        address: host:port, on a loopback address: it takes runs from its own machine alone.
-        certs: its folder of certificates; "" where it has none.
-    """
-
-    address: str
-    certs: str = ""
-
-
-def known_nodes(place: Place) -> list[NodeInfo]:
-    """The SuperNodes that a SuperLink knows: name, status, when they came, ...
+def known_nodes(superlink: SuperLinkAddress) -> list[NodeInfo]:
+    """The SuperNodes that a SuperLink knows, with name, status and times.
 
     Raises:
-        EngineError: it does not answer.
+        EngineError: the SuperLink does not answer.
     """
-    with _control(place) as link:
-        return sorted(link.ListNodes(ListNodesRequest()).nodes_info, key=lambda node: node.name)
+    with control_client(superlink) as client:
+        return sorted(client.ListNodes(ListNodesRequest()).nodes_info, key=lambda node: node.name)
 
 
-def admit(place: Place) -> list[str]:
-    """Let in the nodes whose public keys lie in the SuperLink's folder; returns the new ones.
+def register_nodes(superlink: SuperLinkAddress) -> list[str]:
+    """Register the keys in the SuperLink's folder of certificates; returns the new nodes' names.
 
     Raises:
         EngineError: the SuperLink does not answer, or refuses a key.
     """
-    known = {node.name for node in known_nodes(place)}
-    keys = sorted(Path(place.certs).glob("node-*.pub")) if place.certs else []
+    known = {node.name for node in known_nodes(superlink)}
+    keys = sorted(Path(superlink.certs).glob("node-*.pub")) if superlink.certs else []
     new = [key for key in keys if key.stem not in known]
-    with _control(place) as link:
+    with control_client(superlink) as client:
         for key in new:
-            public = try_load_public_key(key)
-            link.RegisterNode(RegisterNodeRequest(public_key=public, name=key.stem))
+            public_key = try_load_public_key(key)
+            client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=key.stem))
     return [key.stem for key in new]
 
 
-def expel(place: Place, name: str) -> None:
-    """Let a node in no more, and drop it where it is there; its key is refused from now on.
+def unregister_node(superlink: SuperLinkAddress, name: str) -> None:
+    """Disconnect a node for good: the SuperLink never accepts its key again.
 
     Raises:
         EngineError: the SuperLink does not answer, or knows no such node.
     """
-    found = [node.node_id for node in known_nodes(place) if node.name == name]
-    if not found:
-        raise EngineError("unknown", f"the SuperLink at {place.address} knows no {name}")
-    with _control(place) as link:
-        link.UnregisterNode(UnregisterNodeRequest(node_id=found[0]))
-
-
-@contextmanager
-def _control(place: Place) -> Iterator[ControlHttpClient]:
-    """A SuperLink, to be told or asked; what goes wrong is an EngineError."""
-    authority = Path(place.certs, CA).read_bytes() if place.certs else None
-    link = ControlHttpClient.from_server_address(place.address, not place.certs, authority, [])
-    try:
-        yield link
-    except httpx.HTTPStatusError as error:
-        said = f"the SuperLink at {place.address} refuses: {error.response.text}"
-        raise EngineError("unknown", said) from error
-    except httpx.HTTPError as error:
-        said = f"the SuperLink at {place.address} does not answer: {error}"
-        raise EngineError("unknown", said) from error
-    finally:
-        link.close()
+    ids = [node.node_id for node in known_nodes(superlink) if node.name == name]
+    if not ids:
+        raise EngineError(f"the SuperLink at {superlink.address} knows no {name}")
+    with control_client(superlink) as client:
+        client.UnregisterNode(UnregisterNodeRequest(node_id=ids[0]))

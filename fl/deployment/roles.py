@@ -1,47 +1,39 @@
-"""The deployed roles as local processes: for one run, or left running until they are taken down.
-
-result = run_deployment(Path("."), {"seed": 7}, Plan([{"partition-id": 0}]),
-                        log=Path("run.log"), deadline=3600)
-"""
+"""Start the roles of a deployment as local processes, for one run or until they are taken down."""
 
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from fl.config.schema import Scalar
-from fl.deployment.plan import Plan
-from fl.deployment.registration import Place, admit
-from fl.engines.commands import (
-    serverapp_command,
-    superlink_command,
-    supernode_command,
-)
-from fl.engines.processes import POLL, EngineError, alive, end, end_family, free_port, start
-from fl.engines.submission import RunEnd, Show, submit
-from fl.engines.superlink import LOG, START_LIMIT, connect, healthy, serve
+from fl.deployment.plan import DeploymentPlan
+from fl.deployment.registration import register_nodes
+from fl.engines.commands import serverapp_command, superlink_command, supernode_command
+from fl.engines.control import SuperLinkAddress
+from fl.engines.processes import POLL, EngineError, alive, end, end_tree, free_port, start
+from fl.engines.superlink import LOG, START_LIMIT, healthy, serve
 
-STATE = "roles.json"  # in the home: what runs here
+STATE = "roles.json"  # in the home: the roles that run here
 DATABASE = "superlink.db"
-CONNECTED = "SuperNode ID"  # in a SuperNode's log, once the SuperLink has let it in
-NODE_LIMIT = 90.0  # seconds; a SuperLink takes a node that died for there for 60
-NODE_PATIENCE = 15.0  # seconds; a node that lives, but is not in by then, may find no SuperLink
+CONNECTED = "SuperNode ID"  # a SuperNode logs this once the SuperLink has accepted it
+NODE_LIMIT = 90.0  # seconds; a SuperLink counts a node that died as connected for 60
+NODE_PATIENCE = 15.0  # seconds; a living node that is not connected by then finds no SuperLink
 RETRY = 5.0  # seconds between two starts of a node
 GRACE = 5.0  # seconds for a role to sign off; a SuperNode takes 1
-
-NodeStart = Callable[[], "tuple[Role, subprocess.Popen[bytes]]"]
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role that was started here; `created` tells its process from another with its number."""
+    """A role that runs as a process here; `created` tells the process from a later one of its pid.
+
+    Attributes:
+        port: 0 for a role without one.
+    """
 
     name: str
     pid: int
@@ -50,7 +42,7 @@ class Role:
     log: str
 
     def process(self) -> psutil.Process | None:
-        """Its process, while it lives."""
+        """Its process while it is alive."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self.created) < 1 and alive(process):
@@ -58,91 +50,89 @@ class Role:
         return None
 
 
-def run_deployment(
-    app_dir: Path,
-    run_config: Mapping[str, Scalar],
-    plan: Plan,
-    *,
-    log: Path,
-    deadline: float,
-    show: Show | None = None,
-) -> RunEnd:
-    """Start the roles, run the Flower app of a folder on them once, stop them.
+@dataclass
+class _Node:
+    """A SuperNode of the plan; each start has the same home and port."""
 
-    Apart from the plan, as `submit`.
-    """
-    serving = partial(roles, plan=plan)
-    return submit(app_dir, run_config, serving, log=log, deadline=deadline, show=show)
+    name: str
+    command: list[str]
+    home: Path
+    log: Path
+    port: int
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> tuple[Role, subprocess.Popen[bytes]]:
+        process = start(self.command, self.home, self.log, self.env)
+        return _role(self.name, process, self.port, self.log), process
 
 
 @contextmanager
-def roles(home: Path, ends: float, plan: Plan) -> Iterator[None]:
-    """The roles of a plan, until the block is left.
+def roles(home: Path, deadline: float, plan: DeploymentPlan) -> Iterator[SuperLinkAddress]:
+    """Run the roles of a plan, with a SuperLink here, until the block is left.
 
-    `ends` is a time of time.monotonic. Raises EngineError when a role does not start.
+    Args:
+        deadline: the time.monotonic() by which the SuperLink must answer.
+
+    Raises:
+        EngineError: a role does not start.
     """
-    started: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
+    port = 0
     try:
-        for _, process in _start_all(home, plan, ends):
-            started.append(process)
-        yield
+        for role, process in _start_all(home, plan, deadline):
+            processes.append(process)
+            port = port or role.port  # the SuperLink comes first
+        yield _superlink(plan, port)
     finally:
-        for process in reversed(started):
+        for process in reversed(processes):
             end(process)
 
 
-def up(plan: Plan, home: Path) -> list[Role]:
-    """Start the roles of a plan, and leave them running.
+def up(plan: DeploymentPlan, home: Path) -> list[Role]:
+    """Start the roles of a plan and leave them running.
 
     Raises:
-        ConfigError: the plan would let strangers in.
-        EngineError: some run here already, or one does not start; then none is left.
+        ConfigError: the plan lets strangers in, or lacks a certificate.
+        EngineError: roles of this home are running already, or one does not start; then none stays.
     """
     running = [role.name for role in read_roles(home) if role.process()]
     if running:
-        raise EngineError("not started", f"there run already: {', '.join(running)}; take them down")
+        raise EngineError(f"already running here: {', '.join(running)}; take them down first")
     plan.check()
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
-    found: dict[str, Role] = {}
+    started: dict[str, Role] = {}
     try:
         for role, _ in _start_all(home, plan, time.monotonic() + START_LIMIT):
-            found[role.name] = role
-            _write_state(home, plan, list(found.values()))
+            started[role.name] = role
+            _write_state(home, plan, list(started.values()))
     except BaseException:
         down(home)
         raise
-    return list(found.values())
+    return list(started.values())
 
 
 def down(home: Path) -> list[str]:
-    """End what `up` started here; returns the names of what still ran."""
+    """End the roles that `up` started in this home; returns the names of those that were alive."""
     ended = []
     for role in reversed(read_roles(home)):
         if role.process():
             ended.append(role.name)
-        if role.process() or not psutil.pid_exists(role.pid):  # else its number is another's now
-            end_family(role.pid, GRACE)
+        if role.process() or not psutil.pid_exists(role.pid):  # else another process has its pid
+            end_tree(role.pid, GRACE)
     (home / STATE).unlink(missing_ok=True)
     return ended
 
 
 def read_roles(home: Path) -> list[Role]:
-    """What `up` started here, whether it still runs or not."""
+    """The roles that `up` started in this home, dead or alive."""
     return [Role(**role) for role in _read_state(home).get("roles", [])]
 
 
-def place_of(home: Path) -> Place | None:
-    """The SuperLink that `up` started here, if it did."""
-    found = _read_state(home).get("superlink")
-    return Place(**found) if found else None
-
-
-@contextmanager
-def standing(home: Path, ends: float, place: Place) -> Iterator[None]:
-    """A SuperLink that runs already, for `submit`: nothing is started, nothing stopped."""
-    connect(home, place.address, place.certs)
-    yield
+def superlink_of(home: Path) -> SuperLinkAddress | None:
+    """The SuperLink that `up` started in this home, if it did."""
+    address = _read_state(home).get("superlink")
+    return SuperLinkAddress(**address) if address else None
 
 
 def _read_state(home: Path) -> dict[str, Any]:
@@ -153,16 +143,18 @@ def _read_state(home: Path) -> dict[str, Any]:
         return {}
 
 
-def _write_state(home: Path, plan: Plan, found: Sequence[Role]) -> None:
-    place = None
-    if not plan.join:
-        place = asdict(Place(f"127.0.0.1:{found[0].port}", plan.superlink_certs()))
-    state = {"superlink": place, "roles": [asdict(role) for role in found]}
+def _write_state(home: Path, plan: DeploymentPlan, started: list[Role]) -> None:
+    superlink = None if plan.join else asdict(_superlink(plan, started[0].port))
+    state = {"superlink": superlink, "roles": [asdict(role) for role in started]}
     (home / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
 
+def _superlink(plan: DeploymentPlan, port: int) -> SuperLinkAddress:
+    return SuperLinkAddress(f"127.0.0.1:{port}", plan.superlink_certs())
+
+
 def _start_all(
-    home: Path, plan: Plan, ends: float
+    home: Path, plan: DeploymentPlan, deadline: float
 ) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
     """Start the roles one by one, the SuperLink first; a node that is started again comes twice."""
     address = plan.join
@@ -170,65 +162,56 @@ def _start_all(
         certs = plan.superlink_certs()
         port = plan.port or free_port()
         if healthy(port, certs):
-            raise EngineError("not started", f"another SuperLink answers on port {port}")
-        address = f"127.0.0.1:{port}"
+            raise EngineError(f"another SuperLink answers on port {port}")
         command = superlink_command(plan.host, port, database=str(home / DATABASE), certs=certs)
-        process = serve(command, home, port, ends, certs)
+        process = serve(command, home, port, deadline, certs)
         yield _role("superlink", process, port, home / LOG), process
-        admit(Place(address, certs))
-        output = home / "serverapp.log"
-        process = start(serverapp_command(address, certs=certs), home, output)
-        yield _role("serverapp", process, 0, output), process
-    nodes = []
+        address = f"127.0.0.1:{port}"
+        register_nodes(SuperLinkAddress(address, certs))
+        log = home / "serverapp.log"
+        process = start(serverapp_command(address, certs=certs), home, log)
+        yield _role("serverapp", process, 0, log), process
+    started = []
     for number in range(len(plan.nodes)):
-        go = _node_start(home, plan, address, number)
-        role, process = go()
+        node = _plan_node(home, plan, address, number)
+        role, process = node.start()
         yield role, process
-        nodes.append((go, role, process))
-    for go, role, process in nodes:
-        yield from _until_let_in(go, role, process)
+        started.append((node, process))
+    for node, process in started:
+        yield from _restart_until_connected(node, process)
 
 
-def _node_start(home: Path, plan: Plan, address: str, number: int) -> NodeStart:
-    """What starts a node of the plan, each time with the same home and port."""
+def _plan_node(home: Path, plan: DeploymentPlan, address: str, number: int) -> _Node:
+    """A SuperNode with a home of its own, as on a machine of its own."""
     config = plan.nodes[number]
-    name = f"supernode-{config['partition-id']}"
-    own, output, port = home / name, home / f"{name}.log", free_port()
-    own.mkdir(exist_ok=True)  # each node has a home of its own, as on a machine of its own
+    name, port = f"supernode-{config['partition-id']}", free_port()
+    (home / name).mkdir(exist_ok=True)
     command = supernode_command(address, port, config, certs=plan.node_certs(config))
-    gpu = {"CUDA_VISIBLE_DEVICES": plan.gpus[number % len(plan.gpus)]} if plan.gpus else {}
-
-    def go() -> tuple[Role, subprocess.Popen[bytes]]:
-        process = start(command, own, output, gpu)
-        return _role(name, process, port, output), process
-
-    return go
+    env = {"CUDA_VISIBLE_DEVICES": plan.gpus[number % len(plan.gpus)]} if plan.gpus else {}
+    return _Node(name, command, home / name, home / f"{name}.log", port, env)
 
 
-def _until_let_in(
-    go: NodeStart, role: Role, process: subprocess.Popen[bytes]
+def _restart_until_connected(
+    node: _Node, process: subprocess.Popen[bytes]
 ) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
-    """Wait until a node is let in.
+    """Wait until a SuperNode is connected; restart it if the SuperLink refuses it.
 
-    One that was refused, as it is for a minute after one with its key has died, is started again;
-    one that finds no SuperLink goes on looking by itself.
+    After a node dies, the SuperLink refuses its key for a minute. A node that finds no SuperLink
+    keeps looking by itself.
     """
-    began = time.monotonic()
-    log = Path(role.log)
-    while CONNECTED not in log.read_text(errors="replace"):
-        waited = time.monotonic() - began
+    start_time = time.monotonic()
+    while CONNECTED not in node.log.read_text(errors="replace"):
+        waited = time.monotonic() - start_time
         if process.poll() is None:
             if waited > NODE_PATIENCE:
                 return
             time.sleep(POLL)
         elif waited > NODE_LIMIT:
-            raise EngineError(
-                "not started", f"{role.name} is refused, or ends by itself: see {log}"
-            )
+            raise EngineError(f"{node.name} is refused, or ends by itself: see {node.log}")
         else:
-            end(process)  # and what it left
+            end(process)  # its descendants
             time.sleep(RETRY)
-            role, process = go()
+            role, process = node.start()
             yield role, process
 
 
@@ -236,5 +219,5 @@ def _role(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> 
     try:
         created = psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess as error:
-        raise EngineError("not started", f"{name} ended at once: see {log}") from error
+        raise EngineError(f"{name} ended at once: see {log}") from error
     return Role(name, process.pid, created, port, str(log))

@@ -1,56 +1,53 @@
-"""Run the Flower app on Flower's own simulation engine, which is Ray.
-
-The apps are those that `flwr run` runs, and `flwr run` submits them, to a SuperLink of our own.
-
-    result = run_simulation(Path("."), {"seed": 7}, supernodes=4, cpus=1, gpus=0.25,
-                            log=Path("run.log"), deadline=3600)
-"""
+"""Flower's simulation engine, which runs on Ray."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from fl.engines.submission import RunEnd, Scalar, Show, submit
-from fl.engines.superlink import superlink
+from flwr.proto.federation_config_pb2 import SimulationConfig
+
+from fl.engines.commands import superlink_command
+from fl.engines.control import SuperLinkAddress
+from fl.engines.processes import end, free_port
+from fl.engines.superlink import serve
 
 
-def run_simulation(
-    app_dir: Path,
-    run_config: Mapping[str, Scalar],
-    *,
-    supernodes: int,
-    cpus: int,
-    gpus: float,
-    log: Path,
-    deadline: float,
-    show: Show | None = None,
-) -> RunEnd:
-    """Run the Flower app of a folder with that many simulated clients and wait for its end.
+@contextmanager
+def simulation_superlink(home: Path, deadline: float) -> Iterator[SuperLinkAddress]:
+    """Run a SuperLink for simulations on this machine until the block is left.
 
-    Each client takes `cpus` CPUs and `gpus` GPUs (a fraction shares one; 0 hides them all), and as
-    many run at a time as fit the machine. The rest is as for `submit`.
+    Args:
+        home: the folder for its state.
+        deadline: the time.monotonic() by which it must answer.
 
     Raises:
-        ValueError: arguments that make no sense. Whatever happens to the run is in the result.
+        EngineError: it does not start.
     """
-    if supernodes < 1 or cpus < 1 or gpus < 0:
-        raise ValueError(
-            "a simulation needs at least one client, a CPU for each and no negative share of a "
-            f"GPU; got supernodes={supernodes}, cpus={cpus}, gpus={gpus}"
-        )
-    return submit(
-        app_dir,
-        run_config,
-        superlink,
-        federation=_federation(supernodes, cpus, gpus),
-        log=log,
-        deadline=deadline,
-        show=show,
+    port = free_port()
+    process = serve(superlink_command("127.0.0.1", port, simulation=True), home, port, deadline)
+    try:
+        yield SuperLinkAddress(f"127.0.0.1:{port}")
+    finally:
+        end(process)
+
+
+def simulation_config(clients: int, cpus: int, gpus: float) -> SimulationConfig:
+    """Flower's settings for a simulation in which each client takes `cpus` CPUs and `gpus` GPUs.
+
+    A fraction of a GPU shares it; 0 hides all GPUs. Ray starts an actor for each of its CPUs, so it
+    gets no more than the clients can use.
+    """
+    return SimulationConfig(
+        num_supernodes=clients,
+        client_resources_num_cpus=cpus,
+        client_resources_num_gpus=gpus,
+        init_args_num_cpus=min(available_cpus(), clients * cpus),
     )
 
 
 def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may use: its affinity, or its container's quota where that is less."""
+    """CPUs that this process may use: its affinity, or its container's quota if that is less."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     if quota.is_file():
@@ -58,16 +55,3 @@ def available_cpus(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
         if limit != "max":
             cpus = min(cpus, max(1, int(limit) // int(period)))
     return cpus
-
-
-def _federation(supernodes: int, cpus: int, gpus: float) -> str:
-    """Flower's settings of the simulation, as `flwr run` takes them.
-
-    Ray would start an actor on every CPU that it finds, needed or not: it is told of no more than
-    the clients can use.
-    """
-    return (
-        f"num-supernodes={supernodes} client-resources-num-cpus={cpus} "
-        f"client-resources-num-gpus={float(gpus)} "
-        f"init-args-num-cpus={min(available_cpus(), supernodes * cpus)}"
-    )

@@ -1,51 +1,49 @@
-"""Submit the Flower app to a SuperLink of our own, follow it, and say how it ended.
+"""Submit a Flower app to a SuperLink, follow its log, and report how it ended.
 
-`flwr run` submits it. Its exit code says nothing about the run: the status is asked of the
-SuperLink. Everything that was started ends with the run, also after an error, a timeout, Ctrl-C or
-SIGTERM.
+Everything that was started ends with the run, also after an error, a timeout, Ctrl-C or SIGTERM.
 """
 
-import json
+import hashlib
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import tomli_w
+import httpx
+from flwr.cli.build import build_fab_from_files
+from flwr.common.config import get_fused_config_from_dir
+from flwr.common.constant import Status, SubStatus
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListRunsRequest,
+    StartRunRequest,
+    StopRunRequest,
+    StreamLogsRequest,
+)
+from flwr.proto.federation_config_pb2 import SimulationConfig
+from flwr.proto.run_pb2 import RunStatus
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
 
-from fl.engines.processes import POLL, EngineError, ask, end, private_home, sigterm_exits, start
-from fl.engines.superlink import CONNECTION
+from fl.engines.control import SuperLinkAddress, control_client
+from fl.engines.processes import POLL, EngineError, private_home, sigterm_exits
 
 Scalar = str | int | float | bool
-Show = Callable[[str], None]
-Serving = Callable[[Path, float], AbstractContextManager[None]]  # a home, and a monotonic time
+Serving = Callable[[Path, float], AbstractContextManager[SuperLinkAddress]]
 
-LOOKS = 20  # times that we ask a SuperLink that does not answer; a minute, or two
+ABSENCE_LIMIT = 90.0  # seconds that a SuperLink may be away, as for a restart
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# Flower's own words, spelling included: where it says what went wrong
-FAILED = re.compile(r"^(Simulation|ServerApp) failed with exception: ")
+# Flower's own words, spelling included
+FAILED = "failed with exception: "
 ENGINE_FAILED = "An error was encountered. Ending simulation."
 FIRST_CAUSE = re.compile(r"An exception occured!! (.+)")
-BAD_CONFIG = "[code: 15] Invalid run configuration."
-REFUSED = re.compile(r"Could not start run: (.+)")
-STARTED = re.compile(r"Successfully started run (\d+)")
 DIED = "No heartbeat received from the task"
 
 
-@dataclass(frozen=True)
-class RunEnd:
-    """How a run ended."""
-
-    ok: bool
-    status: str  # Flower's "finished:completed", "finished:failed", "finished:stopped"; or
-    #              "not started", "timed out", "unknown"
-    error: str  # what went wrong, for a person; "" when ok
-    log: Path  # what the apps printed; after a failure also the SuperLink's log
+class RunFailed(RuntimeError):
+    """A run that failed; the message is the app's own, and names the log."""
 
 
 def submit(
@@ -53,196 +51,168 @@ def submit(
     run_config: Mapping[str, Scalar],
     serving: Serving,
     *,
-    federation: str = "",
+    simulation: SimulationConfig | None = None,
     log: Path,
-    deadline: float,
-    show: Show | None = None,
-) -> RunEnd:
-    """Run the Flower app of a folder on what `serving` starts, and wait for its end.
+    timeout: float,
+) -> None:
+    """Run the Flower app of a folder on the SuperLink that `serving` starts, and wait for its end.
 
-    The app runs from a copy, in a folder that is deleted: paths in `run_config` must be absolute.
+    The app runs from a copy in another folder, so the paths in `run_config` must be absolute.
 
     Args:
-        serving: starts a SuperLink that has the connection CONNECTION in the home's config.toml.
-        federation: Flower's settings of a simulation, as `flwr run` takes them.
-        deadline: seconds, start included.
-        show: gets each line of the log as it comes.
+        serving: called with a private home and the time.monotonic() by which all must be over;
+            provides a SuperLink while its block lasts.
+        simulation: Flower's settings for a simulation.
+        log: a file for what the apps print; after a failure, also for the SuperLink's log.
+        timeout: seconds, including the start.
 
     Raises:
-        ValueError: the folder holds no app. Whatever happens to the run itself is in the result.
+        ValueError: the folder holds no app.
+        RunFailed: the run failed, or did not start.
     """
     if not (app_dir / "pyproject.toml").is_file():
         raise ValueError(f"{app_dir} holds no Flower app: it has no pyproject.toml")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("", encoding="utf-8")
-    ends = time.monotonic() + deadline
+    deadline = time.monotonic() + timeout
     with sigterm_exits(), private_home() as home:
-        command = ["flwr", "run", str(_stage(app_dir, home)), CONNECTION]
-        command += ["--run-config", str(_write_config(run_config, home))]
-        command += ["--federation-config", federation] if federation else []
         try:
-            with serving(home, ends):
-                run_id = _start_run(command, home, ends)
+            request = _start_request(app_dir, run_config, simulation)
+            with serving(home, deadline) as superlink, control_client(superlink) as client:
+                run_id = client.StartRun(request).run_id
                 try:
-                    status, details = _follow(run_id, home, log, ends, show)
+                    status = _follow(client, run_id, log, deadline)
                 except BaseException:
-                    ask(["flwr", "stop", run_id, CONNECTION], home)
+                    with suppress(httpx.HTTPError):
+                        client.StopRun(StopRunRequest(run_id=run_id))
                     raise
-        except EngineError as failure:
-            status, details = failure.status, str(failure)
-        if status == "finished:completed":
-            return RunEnd(True, status, "", log)
+        except EngineError as error:
+            cause = str(error)
+        else:
+            if status.sub_status == SubStatus.COMPLETED:
+                return
+            cause = _cause(status, log)
         _append_logs(home, log)
-        return RunEnd(False, status, _explain(details, _read(log)), log)
+        raise RunFailed(f"{cause}\n(log: {log})")
 
 
-# --- before the run ---
+def _start_request(
+    app_dir: Path, run_config: Mapping[str, Scalar], simulation: SimulationConfig | None
+) -> StartRunRequest:
+    """The request that submits an app; it bundles only pyproject.toml and the packages beside it.
 
-
-def _stage(app_dir: Path, home: Path) -> Path:
-    """Copy what the app consists of: its pyproject.toml and its packages.
-
-    `flwr run` looks at every file below the folder, in .venv and in data too, before it decides.
+    Raises:
+        EngineError: Flower cannot bundle the app, or the app has no such setting.
     """
-    app = home / "app"
-    app.mkdir()
-    shutil.copy(app_dir / "pyproject.toml", app)
-    for package in app_dir.glob("*/__init__.py"):
-        shutil.copytree(package.parent, app / package.parent.name)
-    return app
-
-
-def _write_config(run_config: Mapping[str, Scalar], home: Path) -> Path:
-    path = home / "run.toml"
-    path.write_text(tomli_w.dumps(dict(run_config)), encoding="utf-8")
-    return path
+    packages = [init.parent for init in app_dir.glob("*/__init__.py")]
+    sources = [path for package in packages for path in package.rglob("*") if path.is_file()]
+    paths = [app_dir / "pyproject.toml", *sources]
+    try:
+        get_fused_config_from_dir(app_dir, dict(run_config))  # refuses keys that the app lacks
+        bundle, _ = build_fab_from_files({p.relative_to(app_dir).as_posix(): p for p in paths})
+    except ValueError as error:
+        raise EngineError(f"Flower refuses the app in {app_dir}: {error}") from error
+    return StartRunRequest(
+        fab=fab_to_proto(Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})),
+        override_config=user_config_to_proto(dict(run_config)),
+        override_federation_config=simulation,
+    )
 
 
 # --- during the run ---
 
 
-def _start_run(command: list[str], home: Path, ends: float) -> str:
-    """The id of the run that was submitted.
+def _follow(client: ControlHttpClient, run_id: int, log: Path, deadline: float) -> RunStatus:
+    """Copy what a run prints into the log until it has finished; returns its final status.
 
-    Raises:
-        EngineError: Flower refuses it, in its words.
-    """
-    code, said = ask(command, home, max(1.0, ends - time.monotonic()))
-    started = STARTED.search(said)
-    if not started:
-        raise EngineError("not started", _boxed(said) or f"`flwr run` ended with code {code}")
-    return started[1]
-
-
-def _follow(run_id: str, home: Path, log: Path, ends: float, show: Show | None) -> tuple[str, str]:
-    """Copy what a run prints until it has finished; returns Flower's status, and its details.
-
-    A SuperLink that restarts ends the stream, not the run: we connect again, and skip what we have.
+    A SuperLink that restarts ends the stream, not the run: the stream is resumed where it broke.
 
     Raises:
         EngineError: the deadline passes, or the SuperLink stays away.
     """
-    stream = ["flwr", "log", run_id, CONNECTION, "--stream"]
-    seen, away = 0, 0
+    copy = _LogCopy(run_id, log)
+    last_answer = time.monotonic()
     while True:
-        seen = _copy_lines(stream, home, log, ends, show, seen)
-        run = _look_up(run_id, home)
-        if run and run["status"].startswith("finished"):
-            return run["status"], run["status-details"]
-        away = 0 if run else away + 1
-        if away >= LOOKS:
-            raise EngineError(
-                "unknown",
-                "the run's log ended, but Flower's SuperLink does not say how the run did",
-            )
-        _check_time(ends)
-        time.sleep(10 * POLL)
+        status = _status(client, run_id)  # before the copy: the log of a finished run is complete
+        finished = copy.advance(client, deadline)
+        if status and status.status == Status.FINISHED and finished:
+            copy.close()
+            return status
+        now = time.monotonic()
+        last_answer = now if status else last_answer
+        if now > deadline:
+            raise EngineError("the run took longer than its deadline")
+        if now > last_answer + ABSENCE_LIMIT:
+            raise EngineError("Flower's SuperLink went away during the run and did not come back")
+        time.sleep(POLL)
 
 
-def _copy_lines(
-    stream: list[str], home: Path, log: Path, ends: float, show: Show | None, seen: int
-) -> int:
-    """Copy what a command prints after its first `seen` lines; returns how many it printed."""
-    output = home / "run.log"
-    process = start(stream, home, output)
-    count = 0
+def _status(client: ControlHttpClient, run_id: int) -> RunStatus | None:
+    """The status of a run; None if the SuperLink does not answer."""
     try:
-        with output.open("rb") as source:
-            over = False
-            while not over:
-                over = process.poll() is not None
-                for line in _new_lines(source, over):
-                    if line.startswith(("╭", "│", "╰")):  # Flower's own: the stream broke off
-                        continue
-                    count += 1
-                    if count > seen:
-                        _append(log, line + "\n")
-                        if show:
-                            show(line)
-                if not over:
-                    _check_time(ends)
-                    time.sleep(POLL)
-    finally:
-        end(process)
-    return max(seen, count)
-
-
-def _new_lines(source: BinaryIO, over: bool) -> Iterator[str]:
-    """What was added to a log since the last look, as whole lines; at the end also the rest."""
-    while True:
-        before = source.tell()
-        line = source.readline()
-        if not line.endswith(b"\n") and not (over and line):
-            source.seek(before)
-            return
-        yield COLOUR.sub("", line.decode(errors="replace")).rstrip("\r\n")
-
-
-def _check_time(ends: float) -> None:
-    if time.monotonic() > ends:
-        raise EngineError("timed out", "the run took longer than its deadline")
-
-
-def _look_up(run_id: str, home: Path) -> dict[str, str] | None:
-    """What the SuperLink says of a run; None where it says nothing."""
-    _, said = ask(["flwr", "ls", CONNECTION, "--run-id", run_id, "--format", "json"], home)
-    try:
-        run: dict[str, str] = json.loads(said)["runs"][0]
-        return run
-    except (ValueError, LookupError):
+        return client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+    except httpx.HTTPError:
         return None
+
+
+class _LogCopy:
+    """Copies the log of a run to a file, whole lines at a time."""
+
+    def __init__(self, run_id: int, target: Path) -> None:
+        self._run_id = run_id
+        self._target = target
+        self._latest = 0.0  # the SuperLink's timestamp of the last part
+        self._rest = ""  # the start of a line
+
+    def advance(self, client: ControlHttpClient, deadline: float) -> bool:
+        """Copy what is new, until the stream ends, falls silent or breaks; returns if it ended."""
+        request = StreamLogsRequest(run_id=self._run_id, after_timestamp=self._latest)
+        try:
+            for part in client.StreamLogs(request):
+                *lines, self._rest = (self._rest + part.log_output).split("\n")
+                self._latest = part.latest_timestamp
+                _append(self._target, "".join(f"{_plain(line)}\n" for line in lines))
+                if time.monotonic() > deadline:
+                    return False
+        except (httpx.HTTPError, ValueError):  # ValueError: the stream broke within a part
+            return False
+        return True
+
+    def close(self) -> None:
+        """Write the last line, if it did not end."""
+        if self._rest:
+            _append(self._target, _plain(self._rest) + "\n")
+
+
+def _plain(line: str) -> str:
+    return COLOUR.sub("", line).rstrip("\r")
 
 
 # --- after a failure ---
 
 
-def _explain(details: str, text: str) -> str:
-    """The first cause that Flower knows of, in the words of whoever raised it."""
-    if details == DIED:
+def _cause(status: RunStatus, log: Path) -> str:
+    """The first cause of a failure that Flower reports."""
+    if status.details == DIED:
         return (
-            "the process of the ServerApp died without a word; when the system kills it, the "
-            "machine has most often run out of memory"
+            "the ServerApp's process died without a message; the system may have killed it because "
+            "the machine ran out of memory"
         )
-    error = FAILED.sub("", details)
-    vague = {ENGINE_FAILED: FIRST_CAUSE, BAD_CONFIG: REFUSED}
-    causes = vague[error].findall(text) if error in vague else []
-    return causes[0].strip() if causes else error
-
-
-def _boxed(text: str) -> str:
-    """The error of `flwr run`, out of the box that it draws around it; else its last lines."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "\n".join([line.strip("│ ") for line in lines if line.startswith("│")] or lines[-5:])
+    cause = status.details.partition(FAILED)[2] or status.details
+    if cause == ENGINE_FAILED:
+        causes = FIRST_CAUSE.findall(_read(log))
+        cause = causes[0].strip() if causes else cause
+    return cause or f"Flower ended the run as {status.status}:{status.sub_status}"
 
 
 def _append_logs(home: Path, log: Path) -> None:
-    """What the SuperLink printed, and SuperNodes where there were any."""
+    """Append the logs of the SuperLink and of the SuperNodes, if there are any."""
     for path in sorted(home.glob("super*.log")):
         _append(log, f"\n--- {path.stem} ---\n{COLOUR.sub('', _read(path))}")
 
 
 def _append(log: Path, text: str) -> None:
-    """Write to the log what it can hold: a full disk is the ServerApp's to report."""
+    """Write to the log if it has room; the ServerApp reports a full disk."""
     with suppress(OSError), log.open("a", encoding="utf-8") as target:
         target.write(text)
 

@@ -17,9 +17,10 @@ import psutil
 import torch
 
 from fl.config.schema import ConfigError, Settings
-from fl.engines.launch import RunFailed, launch
+from fl.engines.launch import launch
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus
+from fl.engines.submission import RunFailed
 from fl.server.ledger_store import ANSWERS
 from fl.setup.data import open_split
 from fl.setup.model import build_model

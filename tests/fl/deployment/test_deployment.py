@@ -12,11 +12,11 @@ from flwr.common.config import parse_config_args
 from fl.cli import deploy as cli_deploy
 from fl.cli import main as cli
 from fl.config.schema import ConfigError
-from fl.deployment import roles as deployment
-from fl.deployment.plan import Plan
-from fl.deployment.roles import Role
+from fl.deployment import roles
+from fl.deployment.plan import DeploymentPlan
+from fl.deployment.roles import Role, down, up
 from fl.engines.commands import supernode_command
-from fl.engines.processes import EngineError, free_port
+from fl.engines.processes import free_port
 
 CHECKOUT = Path(__file__).parents[3]
 # what clients remember from round to round is put to the test by the second
@@ -86,17 +86,18 @@ def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(
 def test_nodes_take_the_gpus_of_their_machine_in_turn(tmp_path, monkeypatch) -> None:
     seen: dict[str, str] = {}
 
-    def note(command: list[str], home: Path, output: Path, extra: dict[str, str]) -> None:
-        seen[home.name] = extra.get("CUDA_VISIBLE_DEVICES", "all")
-        raise EngineError("not started", "enough seen")
+    def start(command: list[str], home: Path, log: Path, env: dict[str, str]) -> subprocess.Popen:
+        seen[home.name] = env.get("CUDA_VISIBLE_DEVICES", "all")
+        log.write_text(roles.CONNECTED)
+        return subprocess.Popen(["sleep", "60"], start_new_session=True)
 
-    monkeypatch.setattr(deployment, "start", note)
+    monkeypatch.setattr(roles, "start", start)
     nodes = [{"partition-id": i} for i in range(3)]
     for gpus, expected in ((["4", "7"], ["4", "7", "4"]), ([], ["all"] * 3)):
-        plan = Plan(nodes, join="127.0.0.1:1", gpus=gpus)
-        for place in range(3):
-            with pytest.raises(EngineError):
-                deployment._node_start(tmp_path, plan, plan.join, place)()
+        try:
+            up(DeploymentPlan(nodes, join="127.0.0.1:1", gpus=gpus), tmp_path)
+        finally:
+            down(tmp_path)
         assert [seen[f"supernode-{i}"] for i in range(3)] == expected
 
 
@@ -104,7 +105,7 @@ def test_nodes_take_the_gpus_of_their_machine_in_turn(tmp_path, monkeypatch) -> 
     ("words", "said"),
     [
         (["up", "--host", "0.0.0.0"], "so it needs --certs"),
-        (["up", "--host", "10.0.0.7"], "listens there alone (127.0.0.1) or"),
+        (["up", "--host", "10.0.0.7"], "runs are submitted on loopback"),
         (["up", "--certs", "nowhere", "--nodes", "1"], "nowhere/node-0/node.key is missing;"),
         (["up", "--certs", "nowhere", "--nodes", "0"], "nowhere/superlink/server.pem is missing;"),
         (["up", "--data", "nowhere"], "--data nowhere is not a folder"),
@@ -144,7 +145,7 @@ def test_roles_that_are_up_show_their_state_until_they_are_taken_down(
             running = dict.fromkeys(["superlink", "serverapp", "supernode-0"], "running")
             assert running.items() <= states.items()
             assert rows[-1][1] == "online"
-        assert "there run already: superlink, serverapp, supernode-0" in deploy(
+        assert "already running here: superlink, serverapp, supernode-0" in deploy(
             "up", "--port", port
         )
     finally:

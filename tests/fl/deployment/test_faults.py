@@ -1,12 +1,12 @@
 """Real processes die, hang, come back, restart and run out of disk: nothing is lost beyond them."""
 
 import json
+import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,13 @@ import pytest
 
 from fl.config.schema import CHECKOUT, default_settings
 from fl.deployment.certificates import make_certificates
-from fl.deployment.plan import Plan
-from fl.deployment.registration import Place, known_nodes
-from fl.deployment.roles import down, read_roles, standing, up
+from fl.deployment.plan import DeploymentPlan
+from fl.deployment.registration import known_nodes
+from fl.deployment.roles import down, read_roles, up
 from fl.engines.commands import serverapp_command, superlink_command
-from fl.engines.processes import end, end_family, free_port, start
-from fl.engines.submission import RunEnd, submit
+from fl.engines.control import SuperLinkAddress
+from fl.engines.processes import end, end_tree, free_port, start
+from fl.engines.submission import RunFailed, submit
 from fl.engines.superlink import serve
 from fl.setup.inputs import build_model
 from src.federated.merge import merge_banks
@@ -72,7 +73,7 @@ class Federation:
     fingerprint: str
     rows: int = 40
     certs: str = ""
-    place: Place = field(init=False)
+    superlink: SuperLinkAddress = field(init=False)
 
     def __post_init__(self) -> None:
         self.signals.mkdir()
@@ -86,13 +87,15 @@ class Federation:
 
     def start_superlink(self) -> None:
         port = free_port()
-        up(Plan([], port=port, certs=self.certs), self.folder / "server")
-        self.place = Place(f"127.0.0.1:{port}", f"{self.certs}/superlink" if self.certs else "")
+        up(DeploymentPlan([], port=port, certs=self.certs), self.folder / "server")
+        certs = f"{self.certs}/superlink" if self.certs else ""
+        self.superlink = SuperLinkAddress(f"127.0.0.1:{port}", certs)
 
     def start_node(self, number: int) -> None:
         config = {"signals": str(self.signals), "fingerprint": self.fingerprint, "rows": self.rows}
         node = {"partition-id": number, **config}
-        up(Plan([node], join=self.place.address, certs=self.certs), self.home(number))
+        plan = DeploymentPlan([node], join=self.superlink.address, certs=self.certs)
+        up(plan, self.home(number))
 
     def start_nodes(self, count: int) -> None:
         with ThreadPoolExecutor() as pool:
@@ -100,7 +103,7 @@ class Federation:
         until(lambda: self.online() == count, f"{count} nodes")
 
     def online(self) -> int:
-        return sum(node.status == "online" for node in known_nodes(self.place))
+        return sum(node.status == "online" for node in known_nodes(self.superlink))
 
     def process(self, home: Path, role: str) -> psutil.Process:
         [found] = [r for r in read_roles(home) if r.name == role]
@@ -109,7 +112,7 @@ class Federation:
         return process
 
     def kill_node(self, number: int) -> None:
-        end_family(self.process(self.home(number), f"supernode-{number}").pid)
+        end_tree(self.process(self.home(number), f"supernode-{number}").pid)
 
     def hold(self, name: str) -> None:
         (self.signals / f"hold-{name}").touch()
@@ -122,25 +125,19 @@ class Federation:
         given = {key.replace("__", ".").replace("_", "-"): v for key, v in changes.items()}
         return default_settings() | own | given
 
-    def run(self, name: str = "run", **changes: object) -> RunEnd:
+    def run(self, name: str = "run", **changes: object) -> None:
         """Submit, and wait for the end."""
-        given = self.settings(out=str(self.folder / name), **changes)
-        serving = partial(standing, place=self.place)
-        log = self.folder / f"{name}.log"
-        return submit(self.app, given, serving, log=log, deadline=LIMIT)
+        settings = self.settings(out=str(self.folder / name), **changes)
 
-    def run_meanwhile(self, name: str = "run", **changes: object) -> Callable[[], RunEnd]:
-        """Submit; returns what waits for the end."""
-        ended: list[RunEnd] = []
-        thread = threading.Thread(target=lambda: ended.append(self.run(name, **changes)))
-        thread.start()
+        def serving(home: Path, deadline: float) -> nullcontext:
+            return nullcontext(self.superlink)
 
-        def wait() -> RunEnd:
-            thread.join(LIMIT)
-            assert ended, "the run did not end"
-            return ended[0]
+        submit(self.app, settings, serving, log=self.folder / f"{name}.log", timeout=LIMIT)
 
-        return wait
+    def run_meanwhile(self, name: str = "run", **changes: object) -> Callable[[], None]:
+        """Submit in a thread; returns a function that waits for the end, and raises its error."""
+        run = ThreadPoolExecutor(1).submit(self.run, name, **changes)
+        return partial(run.result, LIMIT)
 
     def metrics(self, name: str = "run") -> dict:
         return json.loads((self.folder / name / "metrics.json").read_text())
@@ -192,8 +189,7 @@ def test_nodes_that_die_or_hang_cost_their_own_share_and_one_that_comes_back_cos
     down(plants.home(4))  # during fit: it signs off, and comes back; client 3 hangs until the end
     plants.release("train-4")
     plants.start_node(4)
-    ended = wait()
-    assert ended.ok, ended.error
+    wait()
     metrics = plants.metrics()
     assert [client["client"] for client in metrics["local"]["clients"]] == [0, 4]
     np.testing.assert_array_equal(plants.bank(), plants.expected([0, 4], seed=42))
@@ -220,18 +216,17 @@ def test_two_runs_at_once_and_the_superlink_s_restart_between_train_and_evaluate
     until((plants.signals / "evaluate-0").exists, "the evaluation of one of them")
     time.sleep(5)  # the other's messages are on the SuperLink, and wait for the nodes
     home = plants.folder / "server"
-    end_family(plants.process(home, "superlink").pid)
+    end_tree(plants.process(home, "superlink").pid)
     time.sleep(3)
-    port = int(plants.place.address.rpartition(":")[2])
+    port = int(plants.superlink.address.rpartition(":")[2])
     command = superlink_command("127.0.0.1", port, database=str(home / "superlink.db"))
     with ExitStack() as stack:
         again = serve(command, home, port, time.monotonic() + 60)
         stack.callback(end, again)
         for number in range(2):
             plants.release(f"evaluate-{number}")
-        for name, wait in runs.items():
-            ended = wait()
-            assert ended.ok, (name, ended.error)
+        for wait in runs.values():
+            wait()
     for name, seed in SEEDS.items():
         np.testing.assert_array_equal(plants.bank(name), plants.expected([0, 1], seed))
         assert plants.metrics(name)["refused"] == []
@@ -250,31 +245,32 @@ def test_a_full_disk_is_the_run_s_error_and_the_run_goes_on_from_its_merge_when_
     out.mkdir()
     flag.touch()
     port = free_port()
-    plants.place = Place(f"127.0.0.1:{port}")
+    plants.superlink = SuperLinkAddress(f"127.0.0.1:{port}")
     with ExitStack() as stack:
         link = superlink_command("127.0.0.1", port, database=str(home / "superlink.db"))
         stack.callback(end, serve(link, home, port, time.monotonic() + 60))
         small = ["unshare", "-rm", "sh", "-c", FULL_DISK, "sh", str(out), str(flag)]
-        server = start([*small, *serverapp_command(plants.place.address)], home, home / "app.log")
+        server = start(
+            [*small, *serverapp_command(plants.superlink.address)], home, home / "app.log"
+        )
         stack.callback(end, server)
         time.sleep(1)
         if server.poll() is not None:
             pytest.skip(f"no name spaces here: {(home / 'app.log').read_text()}")
         plants.start_nodes(2)
-        ended = plants.run(clients=2)
-        assert not ended.ok
-        assert ended.error == (
+        message = (
             f"the run directory {out} cannot be written: No space left on device; its merged bank "
             "is kept. Make room, then start again with --resume"
         )
+        with pytest.raises(RunFailed, match="^" + re.escape(message)):
+            plants.run(clients=2)
         seen = Path(f"/proc/{server.pid}/root") / out.relative_to("/")
         assert not (seen / "metrics.json").exists()
         flag.unlink()
         until(lambda: not (seen / "ballast").exists(), "room")
         for name in ("train-0", "train-1"):
             (plants.signals / name).unlink()
-        ended = plants.run(clients=2, resume=True)
-        assert ended.ok, ended.error
+        plants.run(clients=2, resume=True)
         assert json.loads((seen / "metrics.json").read_text())["refused"] == []
         bank = ModelFile.read(seen / "model.safetensors").banks["part"]
         np.testing.assert_array_equal(bank, plants.expected([0, 1], seed=42))

@@ -14,10 +14,11 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 
 from fl.deployment.certificates import make_certificates
-from fl.deployment.plan import Plan
-from fl.deployment.registration import Place, admit, expel, known_nodes
+from fl.deployment.plan import DeploymentPlan
+from fl.deployment.registration import known_nodes, register_nodes, unregister_node
 from fl.deployment.roles import down, up
 from fl.engines.commands import supernode_command
+from fl.engines.control import SuperLinkAddress
 from fl.engines.processes import EngineError, end, free_port, start
 
 pytestmark = pytest.mark.slow
@@ -37,14 +38,14 @@ def port(certs: Path, tmp_path_factory) -> Iterator[int]:
     """Of a SuperLink with TLS that listens on every address; node-0 may come, and does not."""
     home = tmp_path_factory.mktemp("server")
     number = free_port()
-    up(Plan([], host="0.0.0.0", port=number, certs=str(certs)), home)
+    up(DeploymentPlan([], host="0.0.0.0", port=number, certs=str(certs)), home)
     yield number
     down(home)
 
 
 def states(port: int, certs: Path) -> dict[str, str]:
-    place = Place(f"127.0.0.1:{port}", str(certs / "superlink"))
-    return {node.name: node.status for node in known_nodes(place)}
+    superlink = SuperLinkAddress(f"127.0.0.1:{port}", str(certs / "superlink"))
+    return {node.name: node.status for node in known_nodes(superlink)}
 
 
 def test_nodes_without_a_registered_key_or_with_another_authority_are_sent_away(
@@ -78,15 +79,15 @@ def test_nodes_without_a_registered_key_or_with_another_authority_are_sent_away(
 
 def test_a_node_that_was_expelled_does_not_come_back(certs: Path, port: int, tmp_path) -> None:
     make_certificates(certs, ["localhost"], range(2))
-    place = Place(f"127.0.0.1:{port}", str(certs / "superlink"))
-    assert admit(place) == ["node-1"]
-    node = Plan([{"partition-id": 1}], join=f"localhost:{port}", certs=str(certs))
+    superlink = SuperLinkAddress(f"127.0.0.1:{port}", str(certs / "superlink"))
+    assert register_nodes(superlink) == ["node-1"]
+    node = DeploymentPlan([{"partition-id": 1}], join=f"localhost:{port}", certs=str(certs))
     try:
         up(node, tmp_path / "home")
         assert states(port, certs)["node-1"] == "online"
-        expel(place, "node-1")
+        unregister_node(superlink, "node-1")
         with pytest.raises(EngineError, match="knows no node-7"):
-            expel(place, "node-7")
+            unregister_node(superlink, "node-7")
     finally:
         down(tmp_path / "home")
     command = supernode_command(
@@ -97,15 +98,15 @@ def test_a_node_that_was_expelled_does_not_come_back(certs: Path, port: int, tmp
         assert again.wait(LIMIT) != 0
     finally:
         end(again)
-    assert admit(place) == []  # its key still lies there, and is not taken again
+    assert register_nodes(superlink) == []  # its key still lies there, and is not taken again
 
 
 def test_the_command_line_trusts_no_other_authority(port: int, tmp_path: Path) -> None:
     make_certificates(tmp_path, ["localhost"], range(1))
     with pytest.raises(EngineError, match=r"(?i)certificate.verify.failed"):
-        known_nodes(Place(f"127.0.0.1:{port}", str(tmp_path / "superlink")))
+        known_nodes(SuperLinkAddress(f"127.0.0.1:{port}", str(tmp_path / "superlink")))
     with pytest.raises(EngineError, match="does not answer"):
-        known_nodes(Place(f"127.0.0.1:{port}"))
+        known_nodes(SuperLinkAddress(f"127.0.0.1:{port}"))
 
 
 def post(certs: Path, address: str, path: str) -> int:
