@@ -1,1 +1,1 @@
-"""SuperLink and SuperNodes on one host or several: keys, certificates, processes, the gate."""
+"""A deployment on one host or several: certificates, node keys, processes, and the gate."""

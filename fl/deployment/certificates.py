@@ -1,9 +1,9 @@
-"""A private certificate authority, the SuperLink's certificate, and a key for each SuperNode.
+"""Make a private certificate authority, the SuperLink's certificate and the SuperNodes' keys.
 
-certs/ca/ca.pem, ca-key.pem     the authority; its key stays where it was made, off the network
-certs/superlink/                goes to the SuperLink's host: ca.pem, server.pem,
-server-key.pem, and the public keys of the nodes let in
-certs/node-I/                   goes to node I's host: ca.pem and node.key, its private key
+certs/ca/         ca.pem and ca-key.pem, the authority; keep the key here, off the network
+certs/superlink/  for the SuperLink's host: ca.pem, server.pem, server-key.pem, and the public keys
+                  of the nodes to register
+certs/node-I/     for the host of node I: ca.pem and node.key, its private key
 """
 
 import datetime
@@ -29,23 +29,23 @@ from fl.engines.commands import CA, CERTIFICATE, KEY, NODE_KEY
 
 AUTHORITY, SUPERLINK = "ca", "superlink"
 CA_KEY = "ca-key.pem"
-LOCAL = ("localhost", "127.0.0.1", "::1")  # where the ServerApp and the command line reach it
+LOCAL = ("localhost", "127.0.0.1", "::1")  # used by the ServerApp and the command line
 YEARS_CA, DAYS_SERVER = 10, 825
 
 
 def make_certificates(folder: Path, hosts: Sequence[str], nodes: Sequence[int]) -> list[Path]:
-    """Write what is not there yet; returns the new files.
+    """Write the missing files; returns their paths.
 
-    An authority that is there goes on: nodes can be added later, and a folder without server.pem
-    gets a new one.
+    An existing authority is reused, so nodes can be added later. Delete server.pem to get a new
+    certificate.
 
     Args:
-        folder: made as needed; private keys are readable for their owner alone.
+        folder: made if needed; private keys are readable by their owner only.
         hosts: names or addresses by which nodes reach the SuperLink; the local ones are added.
-        nodes: numbers (partition-id) of the nodes that get a key.
+        nodes: numbers (`partition-id`) of the nodes that get a key.
 
     Raises:
-        ConfigError: an authority without its key.
+        ConfigError: the key of an existing authority is missing.
     """
     written: list[Path] = []
 
@@ -58,11 +58,11 @@ def make_certificates(folder: Path, hosts: Sequence[str], nodes: Sequence[int]) 
 
     authority, key = folder / AUTHORITY / CA, folder / AUTHORITY / CA_KEY
     if not authority.exists():
-        made = ec.generate_private_key(ec.SECP384R1())
-        write(key, _private(made, PrivateFormat.PKCS8), private=True)
-        write(authority, _authority(made).public_bytes(Encoding.PEM))
+        ca = ec.generate_private_key(ec.SECP384R1())
+        write(key, _private(ca, PrivateFormat.PKCS8), private=True)
+        write(authority, _authority_certificate(ca).public_bytes(Encoding.PEM))
     if not key.exists():
-        raise ConfigError(f"{key} is missing: without it the authority can sign nothing more")
+        raise ConfigError(f"{key} is missing, so the authority cannot sign new certificates")
     for name in (SUPERLINK, *(f"node-{i}" for i in nodes)):
         if not (folder / name / CA).exists():
             write(folder / name / CA, authority.read_bytes())
@@ -71,7 +71,7 @@ def make_certificates(folder: Path, hosts: Sequence[str], nodes: Sequence[int]) 
         own = ec.generate_private_key(ec.SECP384R1())
         (server / KEY).unlink(missing_ok=True)
         write(server / KEY, _private(own, PrivateFormat.PKCS8), private=True)
-        signed = _server(own, authority, key, [*hosts, *LOCAL])
+        signed = _server_certificate(own, authority, key, [*hosts, *LOCAL])
         write(server / CERTIFICATE, signed.public_bytes(Encoding.PEM))
     for i in nodes:
         if not (folder / f"node-{i}" / NODE_KEY).exists():
@@ -88,7 +88,7 @@ def _private(key: ec.EllipticCurvePrivateKey, form: PrivateFormat) -> bytes:
     return key.private_bytes(Encoding.PEM, form, NoEncryption())
 
 
-def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+def _authority_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = _name("fedpatchcore private authority")
     usage = x509.KeyUsage(
         digital_signature=False, content_commitment=False, key_encipherment=False,
@@ -103,22 +103,22 @@ def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     )
 
 
-def _server(
+def _server_certificate(
     key: ec.EllipticCurvePrivateKey, authority: Path, authority_key: Path, hosts: Sequence[str]
 ) -> x509.Certificate:
     issuer = x509.load_pem_x509_certificate(authority.read_bytes())
     signer = load_pem_private_key(authority_key.read_bytes(), None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{authority_key} holds no key of an elliptic curve")
+        raise ConfigError(f"{authority_key} is not an elliptic-curve key")
     names = x509.SubjectAlternativeName([_host(host) for host in dict.fromkeys(hosts)])
     purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-    known_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     return (
         _builder(_name(hosts[0]), issuer.subject, key, DAYS_SERVER)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(names, critical=False)
         .add_extension(purpose, critical=False)
-        .add_extension(known_by, critical=False)
+        .add_extension(signed_by, critical=False)
         .sign(signer, hashes.SHA384())
     )
 
@@ -133,7 +133,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # clocks of plants differ
+        .not_valid_before(now - datetime.timedelta(hours=1))  # the plants' clocks differ
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )

@@ -1,9 +1,9 @@
-"""The SuperLink behind a gate: other machines reach what SuperNodes need, and nothing else.
+"""A SuperLink that serves only the SuperNodes' API to other machines.
 
-Flower serves everything on one port: the nodes' API, and those that submit runs, register nodes'
-keys and hand out the ServerApp's work, which in the open edition ask nobody who they are. Here the
-latter answer only callers on the same machine. So a stranger on the network can neither run code
-nor let a node in, and no request is much larger than the pieces in which Flower sends arrays.
+Flower serves everything on one port. The APIs that submit runs, register nodes and hand out the
+ServerApp's work need no credentials in the open edition, so here they answer only to callers on the
+same machine: a stranger on the network can neither run code nor register a node. The gate also
+refuses requests much larger than the pieces in which Flower sends arrays.
 """
 
 import ipaddress
@@ -14,8 +14,8 @@ from flwr.superlink import extensions
 from flwr.superlink.cli.flower_superlink import flower_superlink
 from starlette.middleware import Middleware
 
-OPEN = ("/v1/fleet/", "/health")  # paths for every caller
-LARGEST = 32 * 2**20  # bytes of a request; Flower cuts arrays in pieces of 5 MiB
+OPEN = ("/v1/fleet/", "/health")  # path prefixes open to other machines
+LARGEST = 32 * 2**20  # bytes of a request; Flower cuts arrays into pieces of 5 MiB
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -24,13 +24,13 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Gate:
-    """ASGI middleware: 403 for what is not theirs to callers from elsewhere, 413 for too much."""
+    """ASGI middleware: answers other machines with 403 outside OPEN, and with 413 above LARGEST."""
 
     def __init__(self, app: App) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http" or _is_local(scope):
             await self.app(scope, receive, send)
         elif not scope["path"].startswith(OPEN) or ".." in scope["path"]:
@@ -38,13 +38,13 @@ class Gate:
         elif _length(scope) > LARGEST:
             await _answer(send, 413, b"the request is too large")
         else:
-            await self.app(scope, _counting(receive), send)
+            await self.app(scope, _limited(receive), send)
 
 
 def main() -> None:
-    """`flower-superlink`, with the gate before everything else it serves."""
-    before = extensions.get_middleware
-    extensions.get_middleware = lambda: (Middleware(Gate), *before())
+    """Run `flower-superlink` with the gate as its outermost middleware."""
+    get_middleware = extensions.get_middleware
+    extensions.get_middleware = lambda: (Middleware(Gate), *get_middleware())
     flower_superlink()
 
 
@@ -56,20 +56,20 @@ def _is_local(scope: Scope) -> bool:
 
 
 def _length(scope: Scope) -> int:
-    """What a request says its length is; 0 where it says none, inf where it is no number."""
-    given = dict(scope["headers"]).get(b"content-length", b"0")
-    return int(given) if given.isdigit() else LARGEST + 1
+    """The content-length of a request: 0 if missing, too large if it is not a number."""
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(length) if length.isdigit() else LARGEST + 1
 
 
-def _counting(receive: Receive) -> Receive:
-    """Read as usual, until more has come than a request may hold."""
-    came = 0
+def _limited(receive: Receive) -> Receive:
+    """Disconnect a request whose body exceeds LARGEST, whatever its content-length."""
+    size = 0
 
     async def read() -> MutableMapping[str, Any]:
-        nonlocal came
+        nonlocal size
         message = await receive()
-        came += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if came > LARGEST else message
+        size += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if size > LARGEST else message
 
     return read
 

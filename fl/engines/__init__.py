@@ -1,1 +1,1 @@
-"""Where a run runs: in this process, on Ray, or submitted to a SuperLink."""
+"""The engines of a run: in this process, on Ray, or on a SuperLink."""

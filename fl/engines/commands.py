@@ -1,8 +1,7 @@
-"""The roles of a deployment as commands: SuperLink, ServerApp, a SuperNode for each plant's GPU.
+"""The command lines of Flower's roles: SuperLink, ServerApp, SuperNode.
 
-A container runs them as well as a plain process does; nothing else says how a role is started.
-The ServerApp runs beside the SuperLink, not below it: it outlives the SuperLink's restart, and the
-SuperLink's database keeps what was on its way.
+Local processes and containers run the same ones. The ServerApp is not a child of the SuperLink, so
+it survives the SuperLink's restart; the SuperLink's database keeps the messages in flight.
 """
 
 import json
@@ -10,20 +9,20 @@ from collections.abc import Mapping
 
 from fl.config.schema import ConfigError, Scalar
 
-# what `fedpatchcore certs` writes into the folder of the SuperLink and into that of each node
+# files that `fedpatchcore certs` writes into the folders of the SuperLink and of each node
 CA, CERTIFICATE, KEY, NODE_KEY = "ca.pem", "server.pem", "server-key.pem", "node.key"
 
 
 def superlink_command(
     host: str, port: int, *, database: str = "", certs: str = "", simulation: bool = False
 ) -> list[str]:
-    """The SuperLink, which takes runs and passes messages on, on one port.
+    """The command of the SuperLink, which accepts runs and relays messages.
 
     Args:
         host, port: where it listens.
-        database: file that keeps its state; in memory where left out.
-        certs: its folder of certificates; without, nothing is encrypted and every node let in.
-        simulation: for simulated clients on Ray; it then starts the ServerApp itself.
+        database: a file for its state; "" keeps the state in memory.
+        certs: its folder of certificates; "" encrypts nothing and lets in every node.
+        simulation: simulate the clients on Ray; then it also starts the ServerApp.
     """
     return [
         "fedpatchcore-superlink", "--host", host, "--port", str(port),
@@ -35,10 +34,10 @@ def superlink_command(
 
 
 def serverapp_command(superlink: str, *, certs: str = "") -> list[str]:
-    """What starts the ServerApp of each run; on the SuperLink's machine.
+    """The command that starts the ServerApp of each run, on the SuperLink's machine.
 
     Args:
-        superlink: host:port of the SuperLink, on a loopback address.
+        superlink: host:port of the SuperLink on a loopback address.
         certs: the SuperLink's folder of certificates.
     """
     return ["flower-superexec", "--runtime-api-address", superlink, *_client_tls(certs)]
@@ -47,19 +46,19 @@ def serverapp_command(superlink: str, *, certs: str = "") -> list[str]:
 def supernode_command(
     superlink: str, port: int, config: Mapping[str, Scalar], *, certs: str = ""
 ) -> list[str]:
-    """A SuperNode, which computes where its images are.
+    """The command of a SuperNode, which computes where its images are.
 
     Args:
         superlink: host:port of the SuperLink.
-        port: of its own, for the client processes that it starts.
-        config: partition-id, and data-root where the node's data are its own.
-        certs: the node's folder of certificates: whom to trust, and its own key.
+        port: its own port, for the client processes that it starts.
+        config: `partition-id`, and `data-root` if the node's data are its own.
+        certs: the node's folder: the certificate to trust and its own key.
 
     Raises:
-        ConfigError: a value with a quotation mark, which Flower cannot pass on.
+        ConfigError: a value contains a quotation mark, which Flower cannot parse.
     """
     if any('"' in str(value) for value in config.values()):
-        raise ConfigError(f"a node's configuration can hold no quotation mark: {dict(config)}")
+        raise ConfigError(f"a node's configuration cannot contain quotation marks: {dict(config)}")
     key = ["--auth-supernode-private-key", f"{certs}/{NODE_KEY}"] if certs else []
     return [
         "flower-supernode", "--superlink", superlink, "--port", str(port),

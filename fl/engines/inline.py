@@ -1,9 +1,9 @@
-"""Run a ServerApp and its clients in this process: no SuperLink, no Ray, no waiting.
+"""Run a ServerApp and its clients in this process, without a SuperLink and without Ray.
 
-The apps are the ones that the real engines run, and see what those would show them: every client
-has its own Context, whose state lasts from one message to the next; messages are copied on their
-way, so that neither side can change what the other holds; an exception in a client reaches the
-server as a reply with an error. Clients answer one after another, and a timeout is not enforced.
+The apps are the same as on the real engines and see the same things: each client has its own
+Context, whose state lasts from message to message; messages are copied on their way; an exception
+in a client reaches the server as an error reply. Clients run one after another, and timeouts are
+not enforced.
 
     run_inline(server_app, client_app, run_config, [{"partition-id": 0, "num-partitions": 1}])
 """
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 RUN_ID = 1
 TASK_ID = 1
-FIRST_NODE_ID = 1001  # unlike any partition id, so that nobody takes one for the other
+FIRST_NODE_ID = 1001  # unlike any partition id, so that code cannot confuse the two
 
 
 def run_inline(
@@ -38,9 +38,9 @@ def run_inline(
     *,
     seed: int | None = None,
 ) -> None:
-    """Run the ServerApp against one client for each node config; what it raises is raised here.
+    """Run the ServerApp with one client for each node config; raises what the ServerApp raises.
 
-    `seed` shuffles nodes and replies, which come in no particular order from the real engines.
+    `seed` shuffles nodes and replies, whose order the real engines do not guarantee either.
     """
     with _task_identity():
         grid = InlineGrid(client_app, run_config, node_configs, seed=seed)
@@ -48,7 +48,7 @@ def run_inline(
 
 
 class InlineGrid(Grid):
-    """A Grid whose clients answer at once, in this process."""
+    """A grid whose clients answer at once, in this process."""
 
     def __init__(
         self,
@@ -88,21 +88,22 @@ class InlineGrid(Grid):
         return self._shuffled(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Let each addressed client answer; return the ids under which the replies wait.
+        """Run the addressed clients; returns the ids under which to pull their replies.
 
-        Raises ValueError when a message is addressed to a node that is not there.
+        Raises:
+            ValueError: a message is addressed to an unknown node.
         """
         message_ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = str(uuid4())  # the engines set it so too
+            message.metadata.__dict__["_message_id"] = str(uuid4())  # as the engines do
             self._replies[message.metadata.message_id] = self._answer(message)
             message_ids.append(message.metadata.message_id)
         return message_ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies to these messages; each can be pulled once."""
-        waiting = [message_id for message_id in message_ids if message_id in self._replies]
-        return self._shuffled(self._replies.pop(message_id) for message_id in waiting)
+        """Replies to these messages; each reply can be pulled once."""
+        ids = [message_id for message_id in message_ids if message_id in self._replies]
+        return self._shuffled(self._replies.pop(message_id) for message_id in ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -113,15 +114,15 @@ class InlineGrid(Grid):
         node_id = message.metadata.dst_node_id
         if node_id not in self._contexts:
             raise ValueError(
-                f"a message is addressed to node {node_id}, which is not in this federation; "
-                f"its nodes are {sorted(self._contexts)}"
+                f"a message is addressed to node {node_id}, which is not in this federation of "
+                f"nodes {sorted(self._contexts)}"
             )
         context = deepcopy(self._contexts[node_id])
         try:
             reply = deepcopy(self._client_app(deepcopy(message), context))
         except Exception as failure:
             return Message(_error(failure), reply_to=message)
-        self._contexts[node_id] = context  # a failed call leaves no trace, as in the engines
+        self._contexts[node_id] = context  # a failed call changes no state, as in the engines
         return reply
 
     def _shuffled(self, items: Iterable[T]) -> list[T]:
@@ -132,7 +133,7 @@ class InlineGrid(Grid):
 
 
 def _error(failure: Exception) -> Error:
-    """The error that a Flower SuperNode sends for an exception of its ClientApp."""
+    """The error that a SuperNode sends for an exception of its ClientApp."""
     return Error(
         code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=f"{type(failure)}:<'{failure}'>"
     )
@@ -152,7 +153,7 @@ def _context(
 
 @contextmanager
 def _task_identity() -> Iterator[None]:
-    """Give this process the identity that a Message asks for; take it back afterwards."""
+    """Give this process the identity that Message requires, and restore the old one afterwards."""
     names = ("_run_id", "_node_id", "_task_id")
     before = {name: getattr(TaskIdentity, name) for name in names}
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (

@@ -1,1 +1,1 @@
-"""Several runs: a grid or list of settings, run side by side."""
+"""A sweep: many runs from one file, several at a time."""

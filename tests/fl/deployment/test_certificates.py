@@ -86,7 +86,7 @@ def test_a_server_s_certificate_that_was_deleted_is_made_anew(certs: Path) -> No
 
 def test_an_authority_whose_key_is_elsewhere_signs_nothing(certs: Path) -> None:
     (certs / "ca" / "ca-key.pem").unlink()
-    with pytest.raises(ConfigError, match="is missing: without it"):
+    with pytest.raises(ConfigError, match="is missing, so the authority cannot sign"):
         make_certificates(certs, ["fed.example"], range(3))
 
 
