@@ -12,7 +12,7 @@ from rich.text import Text
 from fl.cli.terminal import Sets, absolute, console, errors, new_folder
 from fl.config.schema import ConfigError
 from fl.sweep.runs import RESULTS, RUNS, Outcome, Run, read_sweep, short_keys, write_results
-from fl.sweep.workers import carry_out, extract_all, jobs_here
+from fl.sweep.workers import execute_runs, extract_all, max_jobs
 from fl.workspace.directory import locked
 from src.reporting.flat import flatten
 from src.reporting.formats import duration, figure
@@ -83,10 +83,10 @@ def _carry_out(folder: Path, runs: Sequence[Run], jobs: int) -> list[Outcome]:
         }
         left = [run for run in left if run.name not in broken]
         _write(folder, runs, found)
-        jobs = min(jobs, len(left)) or jobs_here(left)
+        jobs = min(jobs, len(left)) or max_jobs(left)
         count = _counter(bars, f"runs, {jobs} at a time")
         count(len(found), len(runs))
-        for outcome in carry_out(left, jobs):
+        for outcome in execute_runs(left, jobs):
             found[outcome.run.name] = outcome
             _write(folder, runs, found)
             console.print(_line(outcome), soft_wrap=True, highlight=False, markup=False)

@@ -1,6 +1,6 @@
-"""A sweep: runs from one file, told apart by the settings that vary.
+"""The runs of a sweep, from one file, each named after the settings that vary.
 
-    base = "../mtd-exposure.toml"    # settings of all runs, a file beside this one; optional
+    base = "../mtd-exposure.toml"    # settings for all runs, relative to this file; optional
     [settings]                       # more of them
     num-server-rounds = 8
     [grid]                           # every combination of these values
@@ -8,7 +8,7 @@
     [[runs]]                         # each of these with every combination
     partition.kind = "iid"
 
-Its folder holds runs/<name>, a run directory each, and results.csv, a row each.
+The sweep's folder holds a run directory runs/<name> and a row in results.csv for each run.
 """
 
 import csv
@@ -42,15 +42,15 @@ from src.storage.atomic import write_whole
 
 RUNS, BASELINES, RESULTS = "runs", "baselines", "results.csv"
 TABLES = ("base", "settings", "grid", "runs")
-OURS = ("out", "resume", "engine")  # settings that a sweep sees to
+RESERVED = ("out", "resume", "engine")  # the sweep sets these itself
 # what two runs may differ in and still be the same one
-PLACES = (*OURS, "timeout", "cache.dir", "evaluate.baseline-dir", "track")
+PLACES = (*RESERVED, "timeout", "cache.dir", "evaluate.baseline-dir", "track")
 LONGEST_NAME = 100  # characters of a folder's name
 
 
 @dataclass(frozen=True)
 class Run:
-    """One of a sweep's runs: its name, what sets it apart from the others, all its settings."""
+    """One run of a sweep: its name, its values of the settings that vary, and all its settings."""
 
     name: str
     varied: dict[str, Scalar]
@@ -62,7 +62,7 @@ class Run:
         return Path(self.settings.out)
 
     def metrics(self) -> dict | None:
-        """What it found, if it has come to its end with these settings."""
+        """Its metrics, if it has finished with these settings."""
         path = self.folder / METRICS
         if not path.is_file():
             return None
@@ -72,10 +72,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: in words, where it failed."""
+    """How a run ended; `error` is empty for a run that succeeded."""
 
     run: Run
-    seconds: float | None = None  # that it took, where it ran just now
+    seconds: float | None = None  # None if it did not run just now
     error: str = ""
 
 
@@ -86,50 +86,46 @@ def same_run(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
 
 
 def read_sweep(path: Path, assignments: Sequence[str], out: Path) -> list[Run]:
-    """The runs of a sweep file, all of them checked.
+    """Read and check all runs of a sweep file.
 
     Args:
-        path: the file.
-        assignments: `key=value` words that hold for all runs.
-        out: absolute; the sweep's folder.
+        assignments: `key=value` words for all runs.
+        out: absolute path of the sweep's folder.
 
     Raises:
-        ConfigError: a file that cannot be read, a setting that is wrong in some run, two runs that
-            are the same.
+        ConfigError: the file cannot be read, a run has a wrong setting, or two runs are the same.
     """
     tables = read_toml(path)
     unknown = [name for name in tables if name not in TABLES]
     if unknown:
         raise ConfigError(
-            f"{path}: {', '.join(unknown)} is in none of its tables; a sweep has "
-            f"{', '.join(TABLES[:-1])} and [[runs]]"
+            f"{path}: unknown table {', '.join(unknown)}; a sweep has {', '.join(TABLES[:-1])} and "
+            "[[runs]]"
         )
     grid = _grid(path, tables)
     points = list(_points(path, tables, grid))
-    fixed = _fixed(path, tables) | parse_assignments(assignments)
-    varied = list(dict.fromkeys(key for point in points for key in point if key not in grid))
-    varied += grid
-    _refuse_keys(path, varied, fixed, assignments)
+    shared = _shared_settings(path, tables) | parse_assignments(assignments)
+    own_keys = list(dict.fromkeys(key for point in points for key in point if key not in grid))
+    keys = [*own_keys, *grid]
+    _refuse_keys(path, keys, shared, assignments)
     defaults: dict[str, Scalar] = {
         "evaluate.maps": False,
         "evaluate.baseline-dir": str(out / BASELINES),
     }
-    common: dict[str, Scalar] = default_settings() | defaults | fixed | {"engine": "inline"}
+    common: dict[str, Scalar] = default_settings() | defaults | shared | {"engine": "inline"}
     flat = [common | point for point in points]
-    apart = [key for key in varied if len({json.dumps(each.get(key)) for each in flat}) > 1]
-    names = _names([{k: point[k] for k in apart if k in point} for point in points], path.stem)
+    varied = [key for key in keys if len({json.dumps(run.get(key)) for run in flat}) > 1]
+    names = _names([{k: point[k] for k in varied if k in point} for point in points], path.stem)
     runs = [
-        Run(
-            name, {key: each.get(key, "") for key in apart}, _checked(name, each, out / RUNS / name)
-        )
-        for name, each in zip(names, flat, strict=True)
+        Run(name, {key: run.get(key, "") for key in varied}, _check(name, run, out / RUNS / name))
+        for name, run in zip(names, flat, strict=True)
     ]
-    _refuse_twins(path, runs)
+    _refuse_duplicates(path, runs)
     return runs
 
 
 def write_results(path: Path, outcomes: Iterable[Outcome]) -> None:
-    """Write a row a run: its name, what varies, `seed`, how it ended, and all its figures."""
+    """Write a row for each run: name, settings that vary, seed, status, error, and all metrics."""
     rows = [_row(outcome) for outcome in outcomes]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -152,26 +148,26 @@ def _row(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _fixed(path: Path, tables: Mapping[str, object]) -> dict[str, Scalar]:
+def _shared_settings(path: Path, tables: Mapping[str, object]) -> dict[str, Scalar]:
     base = tables.get("base")
     if not isinstance(base, str | None):
-        raise ConfigError(f"{path}: base is the name of a file of settings, not {base!r}")
-    above = read_config(path.parent / base) if base else {}
-    return above | flatten_settings(_table(path, "settings", tables.get("settings", {})))
+        raise ConfigError(f"{path}: base must be the name of a file of settings, not {base!r}")
+    settings = read_config(path.parent / base) if base else {}
+    return settings | flatten_settings(_table(path, "settings", tables.get("settings", {})))
 
 
 def _points(
     path: Path, tables: Mapping[str, object], grid: Mapping[str, list[Scalar]]
 ) -> Iterable[dict[str, Scalar]]:
-    """What each run sets itself."""
-    listed = tables.get("runs", [{}])
-    if not isinstance(listed, list) or not listed:
-        raise ConfigError(f"{path}: runs are tables, each under [[runs]]")
-    for table in listed:
+    """The settings of each run alone: an entry of [[runs]] with a combination of [grid]."""
+    entries = tables.get("runs", [{}])
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{path}: runs must be tables, each under [[runs]]")
+    for table in entries:
         own = flatten_settings(_table(path, "runs", table))
-        twice = own.keys() & grid.keys()
-        if twice:
-            raise ConfigError(f"{path}: {', '.join(sorted(twice))} is in [grid] and in [[runs]]")
+        both = own.keys() & grid.keys()
+        if both:
+            raise ConfigError(f"{path}: {', '.join(sorted(both))} is in [grid] and in [[runs]]")
         for values in itertools.product(*grid.values()):
             yield own | dict(zip(grid, values, strict=True))
 
@@ -180,60 +176,64 @@ def _grid(path: Path, tables: Mapping[str, object]) -> dict[str, list[Scalar]]:
     grid = {}
     for key, values in leaves(_table(path, "grid", tables.get("grid", {}))):
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{path}: {key} in [grid] is a list of values, not {values!r}")
+            raise ConfigError(f"{path}: {key} in [grid] must be a list of values, not {values!r}")
         if not all(isinstance(value, get_args(Scalar)) for value in values):
-            raise ConfigError(f"{path}: {key} in [grid] has a value that is no setting: {values}")
+            raise ConfigError(
+                f"{path}: {key} in [grid] has a value that no setting can have: {values}"
+            )
         grid[key] = values
     return grid
 
 
-def _table(path: Path, name: str, found: object) -> Mapping[str, object]:
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{path}: {name} is a table of settings, not {found!r}")
-    return found
+def _table(path: Path, name: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}: {name} must be a table of settings, not {value!r}")
+    return value
 
 
 def _refuse_keys(
-    path: Path, varied: Sequence[str], fixed: Mapping[str, Scalar], assignments: Sequence[str]
+    path: Path, keys: Sequence[str], shared: Mapping[str, Scalar], assignments: Sequence[str]
 ) -> None:
-    for key in OURS:
-        if key in varied or key in fixed:
-            raise ConfigError(f"{path}: {key} is for the sweep to set; leave it out")
-    both = [key for key in parse_assignments(assignments) if key in varied]
+    for key in RESERVED:
+        if key in keys or key in shared:
+            raise ConfigError(f"{path}: the sweep sets {key} itself; leave it out")
+    both = [key for key in parse_assignments(assignments) if key in keys]
     if both:
-        raise ConfigError(f"--set {both[0]}: {path} varies it from run to run")
+        raise ConfigError(f"--set {both[0]}: {path} varies this setting from run to run")
 
 
-def _checked(name: str, given: dict[str, Scalar], folder: Path) -> Settings:
-    settings = {**given, "out": str(folder), "clients": given["clients"] or CLIENTS}
+def _check(name: str, flat: dict[str, Scalar], folder: Path) -> Settings:
+    flat = {**flat, "out": str(folder), "clients": flat["clients"] or CLIENTS}
     try:
-        found = check_settings(with_absolute_paths(settings))
+        settings = check_settings(with_absolute_paths(flat))
     except ConfigError as error:
         raise ConfigError(f"run {name}: {error}") from None
-    if not found.data_shared:
-        raise ConfigError(f"run {name}: data.shared = false: runs here share one data root")
-    return found
+    if not settings.data_shared:
+        raise ConfigError(f"run {name}: data.shared = false: in a sweep, clients share a data root")
+    return settings
 
 
-def _refuse_twins(path: Path, runs: Sequence[Run]) -> None:
+def _refuse_duplicates(path: Path, runs: Sequence[Run]) -> None:
     seen: dict[str, Run] = {}
     for run in runs:
         flat = {k: v for k, v in run.settings.flat().items() if k not in PLACES}
-        twin = seen.setdefault(json.dumps(flat, sort_keys=True), run)
-        if twin is not run:
-            raise ConfigError(f"{path}: the runs {twin.name} and {run.name} have the same settings")
+        other = seen.setdefault(json.dumps(flat, sort_keys=True), run)
+        if other is not run:
+            raise ConfigError(
+                f"{path}: the runs {other.name} and {run.name} have the same settings"
+            )
 
 
 def short_keys(keys: Collection[str]) -> dict[str, str]:
-    """Key -> its last part, where that tells it from the others."""
+    """Map each key to its last part, or to itself if another key has the same last part."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     return {key: key if last[(end := key.rpartition(".")[2])] > 1 else end for key in keys}
 
 
-def _names(points: Sequence[Mapping[str, Scalar]], alone: str) -> list[str]:
-    """Folder names: what a run sets itself, in short."""
+def _names(points: Sequence[Mapping[str, Scalar]], single: str) -> list[str]:
+    """Folder names made of the settings of each run alone; `single` for a run without any."""
     short = short_keys({key for point in points for key in point})
-    names = ["_".join(f"{short[k]}-{v}" for k, v in point.items()) or alone for point in points]
+    names = ["_".join(f"{short[k]}-{v}" for k, v in point.items()) or single for point in points]
     plain = [re.sub(r"[^\w.+-]+", "-", name)[:LONGEST_NAME] for name in names]
     seen = Counter(plain)
     return [

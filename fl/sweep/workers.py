@@ -1,7 +1,4 @@
-"""Carry out runs, several at a time on Ray where there is room for them.
-
-A run is `launch` on the inline engine. One at a time needs no Ray: it goes in this process.
-"""
+"""Execute the runs of a sweep on the inline engine, in this process or several at a time on Ray."""
 
 import logging
 import os
@@ -31,57 +28,60 @@ from src.federated.candidates import extract_features
 from src.models import WeightsError
 from src.storage.atomic import write_whole
 
-MEMORY = 3 * 2**30  # bytes that a run takes at its peak, with the memory limit at its default
-LOOK = 5.0  # seconds after which Ctrl-C is noticed at the latest
-STORE = 80 * 2**20  # bytes of Ray's object store, its least: workers leave their results in files
-DIED = "its process died, which a lack of memory can cause; try fewer --jobs"
+MEMORY = 3 * 2**30  # bytes; the peak of a run with the default memory limit
+POLL = 5.0  # seconds; the longest time until Ctrl-C is noticed
+STORE = 80 * 2**20  # bytes; the least for Ray's object store: workers write their results to files
+DIED = "its process died, perhaps for lack of memory; try fewer --jobs"
 SAYABLE = (ConfigError, DataError, RunFailed, WeightsError)
 ERROR_LOG = "error.log"  # in the directory of a run that failed
 
 
-def jobs_here(runs: Sequence[Run]) -> int:
-    """How many of these runs this machine carries out at a time: by CPUs, GPUs and free memory."""
+def max_jobs(runs: Sequence[Run]) -> int:
+    """How many of these runs fit this machine at a time, by CPUs, GPUs and free memory."""
     if not runs:
         return 1
     cpus = max(run.settings.cpus_per_client for run in runs)
-    share = max(run.settings.gpus_per_client for run in runs)
+    gpus = max(run.settings.gpus_per_client for run in runs)
     limits = [
         len(runs),
         available_cpus() // cpus,
         psutil.virtual_memory().available // MEMORY,
     ]
-    if share:
-        limits.append(int(torch.cuda.device_count() / share))
+    if gpus:
+        limits.append(int(torch.cuda.device_count() / gpus))
     return max(1, min(limits))
 
 
 def extract_all(runs: Sequence[Run], show: Callable[[int, int], None]) -> dict[str, str]:
-    """Put the features that the runs need into the cache, each once.
+    """Extract the features of all runs into the cache, once for runs that share them.
 
     Returns:
-        name of a run whose images cannot be read, or whose model cannot be built -> why.
+        errors by run name, for runs whose images cannot be read or whose model cannot be built.
     """
-    failed: dict[str, str] = {}
+    errors: dict[str, str] = {}
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault(_what_features_are_of(run.settings), []).append(run)
+        groups.setdefault(_feature_settings(run.settings), []).append(run)
     for group in groups.values():
         try:
             _extract(group[0].settings, show)
         except Exception as error:
-            failed |= dict.fromkeys((run.name for run in group), _words(error))
-    return failed
+            errors |= dict.fromkeys((run.name for run in group), _describe(error))
+    return errors
 
 
 def _extract(settings: Settings, show: Callable[[int, int], None]) -> None:
     with cpu_threads(available_cpus()):
-        whole = settings.model_copy(update={"data_train_images": 0})  # other runs may draw others
+        whole = settings.model_copy(
+            update={"data_train_images": 0}
+        )  # other runs may draw other images
         model, data = build_model(settings), open_split(whole)
         for images in (data.train, data.test):
             extract_features(model, images, show)
 
 
-def _what_features_are_of(s: Settings) -> tuple[object, ...]:
+def _feature_settings(s: Settings) -> tuple[object, ...]:
+    """The settings that the features depend on."""
     model = (s.model_backbone, s.model_layers, s.model_weights)
     data = (
         s.data_kind,
@@ -94,8 +94,8 @@ def _what_features_are_of(s: Settings) -> tuple[object, ...]:
     return (*model, *data, s.cache_dir)
 
 
-def carry_out(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
-    """Carry out runs, `jobs` at a time; each as it ends, whichever way."""
+def execute_runs(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
+    """Execute runs, `jobs` at a time; yields each outcome as its run ends."""
     if jobs == 1:
         yield from (Outcome(run, *perform(run.settings)) for run in runs)
     elif runs:
@@ -103,43 +103,45 @@ def carry_out(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
 
 
 def perform(settings: Settings) -> tuple[float, str]:
-    """Seconds that a run took, and why it failed, if it did. A traceback stays in its directory."""
-    began = time.monotonic()
-    if settings.plan and (Path(settings.out) / ANSWERS).exists():  # what was asked is paid for
+    """Execute a run; returns its seconds and its error, with the traceback in its directory."""
+    start = time.monotonic()
+    if (
+        settings.plan and (Path(settings.out) / ANSWERS).exists()
+    ):  # its budget is spent: reuse the answers
         settings = settings.model_copy(update={"resume": True})
     try:
         launch(settings)
-    except Exception as error:  # whatever it was, the other runs go on
+    except Exception as error:  # the other runs go on
         with suppress(OSError):
             write_whole(Path(settings.out) / ERROR_LOG, traceback.format_exc())
-        return time.monotonic() - began, _words(error)
-    return time.monotonic() - began, ""
+        return time.monotonic() - start, _describe(error)
+    return time.monotonic() - start, ""
 
 
 class Worker:
-    """A process of Ray's that carries out one run after another, and keeps the backbone loaded."""
+    """A Ray actor that executes one run after another and keeps the backbone loaded."""
 
     def perform(self, settings: Settings) -> tuple[float, str]:
-        """As the function of this name."""
+        """See the function `perform`."""
         return perform(settings)
 
 
 def _on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
     cpus = max(run.settings.cpus_per_client for run in runs)
     gpus = max(run.settings.gpus_per_client for run in runs)
-    left = list(reversed(runs))
+    queue = list(reversed(runs))
     with _ray(jobs * cpus) as ray:
         worker = ray.remote(num_cpus=cpus, num_gpus=gpus)(Worker)
         idle = [worker.remote() for _ in range(min(jobs, len(runs)))]
-        running: dict = {}  # what a worker will answer -> its run and itself
-        while left or running:
-            while left and idle:
-                run, actor = left.pop(), idle.pop()
+        running: dict = {}  # future -> run and actor
+        while queue or running:
+            while queue and idle:
+                run, actor = queue.pop(), idle.pop()
                 running[actor.perform.remote(run.settings)] = run, actor
-            for answer in ray.wait(list(running), timeout=LOOK)[0]:
-                run, actor = running.pop(answer)
+            for future in ray.wait(list(running), timeout=POLL)[0]:
+                run, actor = running.pop(future)
                 try:
-                    outcome = Outcome(run, *ray.get(answer))
+                    outcome = Outcome(run, *ray.get(future))
                 except ray.exceptions.RayError:
                     outcome = Outcome(run, None, DIED)
                     actor = worker.remote()
@@ -149,13 +151,13 @@ def _on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
 
 @contextmanager
 def _ray(cpus: int) -> Iterator[ModuleType]:
-    """Ray on this machine alone, and gone afterwards."""
+    """Start Ray on this machine, and stop it afterwards."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray  # takes seconds, and one job at a time does without
+    import ray  # takes seconds; a single job does not need it
 
     with private_home() as home:
         try:
-            with warnings.catch_warnings():  # that a later Ray will not hide GPUs from who takes 0
+            with warnings.catch_warnings():  # on how a later Ray treats tasks without GPUs
                 warnings.simplefilter("ignore", FutureWarning)
                 ray.init(
                     address="local",
@@ -171,6 +173,6 @@ def _ray(cpus: int) -> Iterator[ModuleType]:
             ray.shutdown()
 
 
-def _words(error: Exception) -> str:
-    """A failure that is a sentence already, or the sentence and what kind of failure it is."""
+def _describe(error: Exception) -> str:
+    """The message of an error; for an unexpected one, with its type."""
     return str(error) if isinstance(error, SAYABLE) else f"{type(error).__name__}: {error}"

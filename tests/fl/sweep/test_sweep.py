@@ -1,4 +1,4 @@
-"""A sweep: what runs there are, what is refused, what stands in results.csv, what is left to do."""
+"""A sweep: its runs, the mistakes it refuses, its results.csv, and what resuming leaves to do."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from fl.config.schema import ConfigError
 from fl.sweep.runs import Run, read_sweep
-from fl.sweep.workers import carry_out, jobs_here
+from fl.sweep.workers import execute_runs, max_jobs
 
 FILE = """
 base = "base.toml"
@@ -34,7 +34,7 @@ partition.alpha = 0.3
 
 @pytest.fixture
 def written(tmp_path, parts, cache):
-    """written(text): a sweep of the small parts in a file of its own."""
+    """written(text): write a sweep over the small parts to a file."""
     base = f"""
         clients = 2
         [data]
@@ -63,7 +63,7 @@ def plan(path: Path, *sets: str) -> list[Run]:
     return read_sweep(path, sets, path.parent / "out")
 
 
-def test_every_run_with_every_point_of_the_grid(written) -> None:
+def test_each_run_is_combined_with_each_point_of_the_grid(written) -> None:
     runs = plan(written())
     assert [run.name for run in runs] == [
         "kind-iid_seed-0",
@@ -83,21 +83,21 @@ def test_every_run_with_every_point_of_the_grid(written) -> None:
     }
 
 
-def test_settings_come_from_base_then_the_sweep_then_the_command(written) -> None:
+def test_the_command_overrides_the_sweep_which_overrides_the_base(written) -> None:
     runs = plan(written(), "clients=3", "evaluate.maps=true")
     assert {run.settings.clients for run in runs} == {3}
     assert all(run.settings.evaluate_maps for run in runs)
     assert not any(run.settings.evaluate_maps for run in plan(written()))
 
 
-def test_keys_with_one_last_part_keep_the_whole_of_their_names(written) -> None:
+def test_keys_with_the_same_last_part_keep_their_full_names(written) -> None:
     runs = plan(written("[grid]\ndata.kind = ['synthetic']\npartition.kind = ['iid', 'quantity']"))
-    assert [run.name for run in runs] == ["kind-iid", "kind-quantity"]  # one alone varies
+    assert [run.name for run in runs] == ["kind-iid", "kind-quantity"]  # only one key varies
     text = "[grid]\npartition.file = ['', '/a/b']\npartition.kind = ['iid', 'quantity']"
     assert len({run.name for run in plan(written(text))}) == 4
 
 
-def test_long_and_odd_values_still_give_folders_of_their_own(written) -> None:
+def test_long_and_odd_values_give_distinct_folders(written) -> None:
     long = "/" + "x" * 150
     runs = plan(written(f"[grid]\npartition.file = ['{long}/1', '{long}/2', '/a b/c']"))
     assert len({run.folder for run in runs}) == 3
@@ -105,38 +105,38 @@ def test_long_and_odd_values_still_give_folders_of_their_own(written) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("[grid]\nseed = 3", "seed in [grid] is a list of values, not 3"),
-        ("[grid]\nseed = []", "seed in [grid] is a list"),
-        ("[grid]\nseed = [[1]]", "has a value that is no setting"),
+        ("[grid]\nseed = 3", "seed in [grid] must be a list of values, not 3"),
+        ("[grid]\nseed = []", "seed in [grid] must be a list"),
+        ("[grid]\nseed = [[1]]", "has a value that no setting can have"),
         ("[grid]\nsead = [1]", "run kinds: sead: unknown setting; did you mean seed?"),
         ("[grid]\npartition.alpha = [1, -1]", "run alpha--1: partition.alpha = -1"),
         ("[grid]\nseed = [1, 1]", "have the same settings"),
         ("[grid]\nseed = [1]\n[[runs]]\nseed = 2", "seed is in [grid] and in [[runs]]"),
-        ("[grid]\nout = ['/a', '/b']", "out is for the sweep to set"),
-        ("[settings]\nresume = true", "resume is for the sweep to set"),
+        ("[grid]\nout = ['/a', '/b']", "the sweep sets out itself"),
+        ("[settings]\nresume = true", "the sweep sets resume itself"),
         ("[settings]\nseed = [1, 2]", "seed: a setting is a text, a number or true/false"),
-        ("[settings]\ndata.shared = false", "share one data root"),
-        ("[grids]\nseed = [1]", "grids is in none of its tables"),
-        ("runs = 3", "runs are tables, each under [[runs]]"),
-        ("base = 3", "base is the name of a file"),
+        ("[settings]\ndata.shared = false", "clients share a data root"),
+        ("[grids]\nseed = [1]", "unknown table grids"),
+        ("runs = 3", "runs must be tables, each under [[runs]]"),
+        ("base = 3", "base must be the name of a file"),
         ("base = 'nowhere.toml'", "nowhere.toml does not exist"),
     ],
 )
-def test_a_mistake_is_said_before_anything_runs(written, text, said) -> None:
+def test_a_mistake_is_reported_before_anything_runs(written, text, message) -> None:
     base = "" if "base" in text else "base = 'base.toml'\n"
     with pytest.raises(ConfigError, match=".") as refused:
         plan(written(base + text))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_what_varies_cannot_be_set_for_all(written) -> None:
-    with pytest.raises(ConfigError, match="--set seed: .* varies it"):
+def test_a_setting_that_varies_cannot_be_set_for_all_runs(written) -> None:
+    with pytest.raises(ConfigError, match="--set seed: .* varies this setting"):
         plan(written(), "seed=5")
 
 
-def test_results_have_a_row_a_run_with_its_figures(cli, written, tmp_path) -> None:
+def test_results_have_a_row_for_each_run_with_its_metrics(cli, written, tmp_path) -> None:
     ended = cli("sweep", written(), "--out", tmp_path / "out", "--jobs", 1)
     assert ended.code == 0, ended.err
     found = rows(tmp_path / "out")
@@ -154,7 +154,7 @@ def test_results_have_a_row_a_run_with_its_figures(cli, written, tmp_path) -> No
     assert str(tmp_path / "out/results.csv") in ended.out.replace("\n", "")
 
 
-def test_resume_runs_only_what_is_left(cli, written, tmp_path) -> None:
+def test_resume_skips_finished_runs(cli, written, tmp_path) -> None:
     out = tmp_path / "out"
     one = "base = 'base.toml'\n[grid]\nseed = [0]"
     three = one.replace("[0]", "[0, 1, 2]")
@@ -171,7 +171,7 @@ def test_resume_runs_only_what_is_left(cli, written, tmp_path) -> None:
     assert "done already" not in again.out  # other settings: other runs
 
 
-def test_a_run_that_breaks_off_is_left_to_do(cli, written, tmp_path) -> None:
+def test_resume_repeats_a_run_without_metrics(cli, written, tmp_path) -> None:
     out = tmp_path / "out"
     two = "base = 'base.toml'\n[grid]\nseed = [0, 1]"
     assert cli("sweep", written(two), "--out", out, "--jobs", 1).code == 0
@@ -181,7 +181,7 @@ def test_a_run_that_breaks_off_is_left_to_do(cli, written, tmp_path) -> None:
     assert (out / "runs/seed-1/metrics.json").exists()
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(cli, written, tmp_path) -> None:
+def test_a_run_that_fails_is_reported_and_the_others_go_on(cli, written, tmp_path) -> None:
     out = tmp_path / "out"
     text = "base = 'base.toml'\n[grid]\nclients = [50, 2]"
     ended = cli("sweep", written(text), "--out", out, "--jobs", 1)
@@ -194,7 +194,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(cli, written, tmp_path) -
     assert (out / "runs/clients-50/error.log").read_text().startswith("Traceback")
 
 
-def test_images_that_cannot_be_read_fail_their_runs_only(cli, written, parts, tmp_path) -> None:
+def test_unreadable_images_fail_only_their_runs(cli, written, parts, tmp_path) -> None:
     text = f"base = 'base.toml'\n[grid]\ndata.root = ['{tmp_path}/none', '{parts}']"
     cli("sweep", written(text), "--out", tmp_path / "out", "--jobs", 1)
     failed, done = rows(tmp_path / "out")
@@ -202,30 +202,30 @@ def test_images_that_cannot_be_read_fail_their_runs_only(cli, written, parts, tm
     assert "is not a folder" in failed["error"]
 
 
-def test_a_folder_that_holds_a_sweep_is_not_written_over(cli, written, tmp_path) -> None:
+def test_a_folder_that_holds_a_sweep_is_not_overwritten(cli, written, tmp_path) -> None:
     (tmp_path / "out/runs").mkdir(parents=True)
     ended = cli("sweep", written(), "--out", tmp_path / "out")
     assert "holds a sweep already" in ended.sentence()
     assert "name the sweep's folder" in cli("sweep", written(), "--resume").sentence()
 
 
-def test_jobs_are_bound_by_cpus_and_runs(written, monkeypatch) -> None:
+def test_jobs_are_limited_by_cpus_memory_and_runs(written, monkeypatch) -> None:
     runs = plan(written())
     monkeypatch.setattr("fl.sweep.workers.available_cpus", lambda: 8)
     monkeypatch.setattr("fl.sweep.workers.MEMORY", 1)
-    assert jobs_here(runs) == 4
-    assert jobs_here(plan(written(), "cpus-per-client=4")) == 2
+    assert max_jobs(runs) == 4
+    assert max_jobs(plan(written(), "cpus-per-client=4")) == 2
     monkeypatch.setattr("fl.sweep.workers.MEMORY", 2**60)
-    assert jobs_here(runs) == 1
+    assert max_jobs(runs) == 1
 
 
 @pytest.mark.slow
-def test_two_at_a_time_on_ray_find_the_same(written, tmp_path, left_over) -> None:
-    """And nothing stays behind."""
-    alone = list(carry_out(plan(written()), 1))
+def test_two_runs_at_a_time_on_ray_give_the_same_results(written, tmp_path, left_over) -> None:
+    """And leave no process behind."""
+    alone = list(execute_runs(plan(written()), 1))
     assert not any(outcome.error for outcome in alone)
     before = {outcome.run.name: outcome.run.metrics() for outcome in alone}
-    both = list(carry_out(plan(written(), "timeout=1000"), 2))
+    both = list(execute_runs(plan(written(), "timeout=1000"), 2))
     assert sorted(outcome.run.name for outcome in both) == sorted(before)
     for outcome in both:
         found = outcome.run.metrics()
@@ -238,9 +238,8 @@ def test_two_at_a_time_on_ray_find_the_same(written, tmp_path, left_over) -> Non
     assert left_over() == []
 
 
-@pytest.mark.slow
-def a_worker() -> psutil.Process:
-    """A process that carries out runs; on a busy machine it may take a while to be there."""
+def wait_for_worker() -> psutil.Process:
+    """A process that executes runs; on a busy machine it takes a while to start."""
     ends = time.monotonic() + 60
     while time.monotonic() < ends:
         for process in psutil.Process().children(recursive=True):
@@ -248,15 +247,16 @@ def a_worker() -> psutil.Process:
                 if "ray::Worker" in " ".join(process.cmdline()):
                     return process
         time.sleep(0.1)
-    raise AssertionError("no worker came")
+    raise AssertionError("no worker started")
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_one_run(written) -> None:
-    found = []
-    for outcome in carry_out(plan(written()), 2):
-        if not found:
-            a_worker().kill()
-        found.append(outcome)
-    assert len(found) == 4
-    assert sum("its process died" in outcome.error for outcome in found) == 1
-    assert sum(outcome.error == "" for outcome in found) == 3
+    outcomes = []
+    for outcome in execute_runs(plan(written()), 2):
+        if not outcomes:
+            wait_for_worker().kill()
+        outcomes.append(outcome)
+    assert len(outcomes) == 4
+    assert sum("its process died" in outcome.error for outcome in outcomes) == 1
+    assert sum(outcome.error == "" for outcome in outcomes) == 3
