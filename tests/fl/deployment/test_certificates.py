@@ -1,4 +1,4 @@
-"""What `fedpatchcore certs` makes: an authority, a certificate that it signed, a key a node."""
+"""`fedpatchcore certs` makes an authority, a certificate signed by it, and a key for each node."""
 
 import datetime
 import stat
@@ -39,9 +39,9 @@ def test_the_server_s_certificate_is_signed_for_its_hosts_and_the_local_ones(cer
     assert signed.not_valid_before_utc < now < signed.not_valid_after_utc
 
 
-def test_each_folder_holds_what_its_host_needs_and_no_more(certs: Path) -> None:
-    held = {f.name: {p.name for p in f.iterdir()} for f in certs.iterdir()}
-    assert held == {
+def test_each_folder_holds_only_what_its_host_needs(certs: Path) -> None:
+    files = {f.name: {p.name for p in f.iterdir()} for f in certs.iterdir()}
+    assert files == {
         "ca": {"ca.pem", "ca-key.pem"},
         "superlink": {"ca.pem", "server.pem", "server-key.pem", "node-0.pub", "node-1.pub"},
         "node-0": {"ca.pem", "node.key"},
@@ -49,12 +49,12 @@ def test_each_folder_holds_what_its_host_needs_and_no_more(certs: Path) -> None:
     }
 
 
-def test_private_keys_are_for_their_owner_alone(certs: Path) -> None:
+def test_private_keys_are_readable_by_their_owner_only(certs: Path) -> None:
     for path in certs.rglob("*key*"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
-def test_a_node_s_public_key_is_that_of_its_private_key_as_flower_reads_them(certs: Path) -> None:
+def test_flower_reads_matching_private_and_public_keys(certs: Path) -> None:
     seen = set()
     for i in range(2):
         private = load_ssh_private_key((certs / f"node-{i}" / "node.key").read_bytes(), None)
@@ -65,7 +65,7 @@ def test_a_node_s_public_key_is_that_of_its_private_key_as_flower_reads_them(cer
     assert len(seen) == 2
 
 
-def test_nodes_come_later_and_what_is_there_stays(certs: Path) -> None:
+def test_nodes_can_be_added_later_and_existing_files_stay(certs: Path) -> None:
     before = {path: path.read_bytes() for path in certs.rglob("*") if path.is_file()}
     new = make_certificates(certs, ["fed.example"], range(3))
     assert {path.relative_to(certs).as_posix() for path in new} == {
@@ -74,7 +74,7 @@ def test_nodes_come_later_and_what_is_there_stays(certs: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_server_s_certificate_that_was_deleted_is_made_anew(certs: Path) -> None:
+def test_a_deleted_server_certificate_is_replaced(certs: Path) -> None:
     old = server(certs)
     (certs / "superlink" / "server.pem").unlink()
     make_certificates(certs, ["other.example"], range(2))
@@ -84,13 +84,13 @@ def test_a_server_s_certificate_that_was_deleted_is_made_anew(certs: Path) -> No
     )
 
 
-def test_an_authority_whose_key_is_elsewhere_signs_nothing(certs: Path) -> None:
+def test_an_authority_without_its_key_cannot_sign(certs: Path) -> None:
     (certs / "ca" / "ca-key.pem").unlink()
     with pytest.raises(ConfigError, match="is missing, so the authority cannot sign"):
         make_certificates(certs, ["fed.example"], range(3))
 
 
-def test_the_command_names_what_it_wrote(tmp_path, capsys, monkeypatch) -> None:
+def test_the_command_lists_the_files_it_wrote(tmp_path, capsys, monkeypatch) -> None:
     words = ["fedpatchcore", "certs", "fed.example", "--nodes", "1", "--out", str(tmp_path / "c")]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as ended:

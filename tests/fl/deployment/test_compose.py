@@ -1,4 +1,4 @@
-"""The image and the compose files: they start what commands.py says, with no more than it needs."""
+"""The image and the compose files run the commands of commands.py with the least privileges."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def read(file: str, **given: str) -> dict:
 
 
 def started(file: str, profile: str, **given: str) -> dict[str, dict]:
-    """The services that a profile starts; a CPU's twin under the name of the other."""
+    """The services that a profile starts, without the suffix -cpu of their names."""
     services = read(file, COMPOSE_PROFILES=profile, **given)["services"]
     return {
         name.removesuffix("-cpu"): service
@@ -61,7 +61,7 @@ def everything() -> list:
 
 
 def dockerfile() -> list[tuple[str, str]]:
-    """Its instructions, each on one line."""
+    """The Dockerfile's instructions, each joined to one line."""
     text = (CHECKOUT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
@@ -69,16 +69,16 @@ def dockerfile() -> list[tuple[str, str]]:
 
 
 def arguments(instruction: str) -> list[str]:
-    """What stands behind an instruction wherever it occurs, without its options."""
+    """The arguments of all occurrences of an instruction, without its options."""
     found = [rest for name, rest in dockerfile() if name == instruction]
     return [word for rest in found for word in shlex.split(rest) if not word.startswith("--")]
 
 
-# --- what is started ---
+# --- commands ---
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_service_runs_what_fl_roles_says(profile: str) -> None:
+def test_every_service_runs_its_command(profile: str) -> None:
     local = "127.0.0.1:8000"
     nodes = {
         f"supernode-{i}": supernode_command(
@@ -99,7 +99,7 @@ def test_every_service_runs_what_fl_roles_says(profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_node_elsewhere_runs_what_fl_roles_says(profile: str) -> None:
+def test_a_node_on_another_host_runs_its_command(profile: str) -> None:
     (node,) = started(NODES, profile, **GIVEN).values()
     assert node["command"] == supernode_command(
         "fed.example:443", 9094, {"partition-id": 3, "data-root": "/data"}, certs="/certs"
@@ -107,20 +107,20 @@ def test_a_node_elsewhere_runs_what_fl_roles_says(profile: str) -> None:
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_a_node_elsewhere_has_to_be_told_where_it_belongs(name: str) -> None:
+def test_a_node_on_another_host_needs_all_variables(name: str) -> None:
     with pytest.raises(KeyError, match=name):
         read(NODES, **{key: value for key, value in GIVEN.items() if key != name})
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_has_one_image_with_the_faiss_of_its_name(profile: str) -> None:
+def test_a_profile_has_one_image_with_its_faiss(profile: str) -> None:
     for service in [*started(ALL, profile).values(), *started(NODES, profile, **GIVEN).values()]:
         assert service["image"] == f"fedpatchcore:{profile}"
         built = {"context": ".", "dockerfile": "docker/Dockerfile", "args": {"FAISS": profile}}
         assert service["build"] == built
 
 
-def test_every_node_has_a_gpu_of_its_own_and_on_a_cpu_nobody_asks_for_one() -> None:
+def test_every_node_has_its_own_gpu_and_the_cpu_profile_asks_for_none() -> None:
     def gpus(services: dict[str, dict]) -> dict[str, list[str]]:
         return {
             name: device["device_ids"]
@@ -139,7 +139,7 @@ def test_every_node_has_a_gpu_of_its_own_and_on_a_cpu_nobody_asks_for_one() -> N
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("well", [True, False])
-def test_health_checks_ask_the_port_that_the_service_serves(
+def test_health_checks_ask_the_port_of_their_service(
     profile: str, well: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple] = []
@@ -156,7 +156,7 @@ def test_health_checks_ask_the_port_that_the_service_serves(
     assert checked.keys() == {"superlink", "supernode-0", "supernode-1", "supernode"}
 
 
-# --- who reaches whom ---
+# --- networks ---
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -167,7 +167,7 @@ def test_only_the_superlink_s_port_is_published(profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_what_uses_the_api_of_runs_shares_the_superlink_s_loopback_and_no_node_does(
+def test_only_services_that_use_the_control_api_share_the_superlink_s_loopback(
     profile: str,
 ) -> None:
     services = started(ALL, profile)
@@ -178,7 +178,7 @@ def test_what_uses_the_api_of_runs_shares_the_superlink_s_loopback_and_no_node_d
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_nodes_wait_until_the_superlink_answers_and_their_keys_are_admitted(profile: str) -> None:
+def test_nodes_wait_until_the_superlink_answers_and_their_keys_are_registered(profile: str) -> None:
     services = started(ALL, profile)
     waits = {
         name: {other: how["condition"] for other, how in service.get("depends_on", {}).items()}
@@ -191,12 +191,12 @@ def test_nodes_wait_until_the_superlink_answers_and_their_keys_are_admitted(prof
     assert services["admit"]["restart"] == "no"
 
 
-# --- what it may do ---
+# --- privileges ---
 
 
 @pytest.mark.parametrize("service", everything())
-def test_no_service_may_do_more_than_it_needs(service: dict) -> None:
-    assert service["user"] == "10001:10001" == arguments("USER")[0]  # where nobody says otherwise
+def test_no_service_has_more_privileges_than_it_needs(service: dict) -> None:
+    assert service["user"] == "10001:10001" == arguments("USER")[0]  # the default
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
@@ -206,7 +206,9 @@ def test_no_service_may_do_more_than_it_needs(service: dict) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_each_service_sees_its_own_folders_and_writes_only_state_and_outputs(profile: str) -> None:
+def test_each_service_mounts_its_own_folders_and_writes_only_state_and_outputs(
+    profile: str,
+) -> None:
     def mounts(file: str) -> dict[str, set[tuple]]:
         return {
             name: {_mount(volume) for volume in service["volumes"]}
@@ -239,7 +241,7 @@ def test_each_service_sees_its_own_folders_and_writes_only_state_and_outputs(pro
 
 
 def _mount(volume: str | dict) -> tuple[str, str, str]:
-    """Source, target and mode; a folder of the host that is missing must stop the service."""
+    """Source, target and mode; a missing folder of the host must stop the service."""
     if isinstance(volume, str):
         source, target = volume.split(":")
         assert "/" not in source  # a named volume
@@ -257,11 +259,11 @@ def test_the_image_has_a_python_that_the_project_supports() -> None:
     assert images
     for image in images:
         version = re.fullmatch(r"python:(\d+\.\d+\.\d+)-slim-[a-z]+", image)
-        assert version, f"{image} does not say a full version"
+        assert version, f"{image} does not name a full version"
         assert version[1] in SpecifierSet(project["requires-python"])
 
 
-def test_every_package_of_the_image_has_its_version_from_constraints() -> None:
+def test_all_package_versions_of_the_image_come_from_constraints() -> None:
     steps = [step for name, rest in dockerfile() if name == "RUN" for step in rest.split("&&")]
     installs = [" ".join(step.split()) for step in steps if "pip install" in step]
     assert any('--requirements pyproject.toml --extra "$FAISS"' in step for step in installs)
@@ -269,7 +271,7 @@ def test_every_package_of_the_image_has_its_version_from_constraints() -> None:
         assert "--constraint constraints.txt" in step or "--no-deps --editable ." in step
 
 
-def test_the_image_s_environment_agrees_with_that_of_local_roles(
+def test_the_image_has_the_environment_of_local_roles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = dict(word.split("=", 1) for word in arguments("ENV"))
@@ -280,7 +282,7 @@ def test_the_image_s_environment_agrees_with_that_of_local_roles(
     assert {name: image[name] for name in both} == {name: local[name] for name in both}
 
 
-def test_the_image_gets_the_checkout_that_an_app_is_staged_from_and_nothing_secret() -> None:
+def test_the_image_contains_the_checkout_and_nothing_secret() -> None:
     copies = [shlex.split(rest) for name, rest in dockerfile() if name in ("COPY", "ADD")]
     copied = {source for *sources, _ in copies for source in sources}
     assert copied >= {"pyproject.toml", "src", "fl", "configs"}

@@ -1,4 +1,4 @@
-"""The roles of a deployment, as local processes: the same run, and nothing of it left behind."""
+"""Deployed on local processes, a run gives the same results and leaves no process behind."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from fl.engines.commands import supernode_command
 from fl.engines.processes import free_port
 
 CHECKOUT = Path(__file__).parents[3]
-# what clients remember from round to round is put to the test by the second
+# the exact rounds test the state of clients between rounds
 EXACT = {"merge__protocol": "exact", "num_server_rounds": 3, "merge__oversample": 4.0}
 PRIVATE = {
     "privacy__mechanism": "dp_gaussian",
@@ -36,18 +36,18 @@ NODES = [{"partition-id": 0, "data-root": "/a b"}, {"partition-id": 1, "data-roo
 
 
 @pytest.mark.parametrize("config", NODES)
-def test_a_node_s_configuration_arrives_as_it_was_given(config: dict) -> None:
+def test_flower_parses_a_node_s_configuration_unchanged(config: dict) -> None:
     command = supernode_command("127.0.0.1:8000", 9094, config)
     given = command[command.index("--node-config") + 1]
     assert parse_config_args([given]) == config
 
 
-def test_a_configuration_that_flower_cannot_pass_on_is_refused() -> None:
+def test_a_configuration_that_flower_cannot_parse_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot contain quotation marks"):
         supernode_command("127.0.0.1:8000", 9094, {"data-root": '/a"b'})
 
 
-def test_a_node_without_data_is_named_before_anything_starts(
+def test_a_missing_data_root_is_reported_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["deploy", "run", "--data", tmp_path / "none", "--set", "data.kind=folder"]
@@ -83,7 +83,7 @@ def test_deployed_with_tls_and_inline_give_the_same_bank_byte_for_byte(
         assert figures[0][key] == figures[1][key], key
 
 
-def test_nodes_take_the_gpus_of_their_machine_in_turn(tmp_path, monkeypatch) -> None:
+def test_nodes_take_the_gpus_of_the_machine_in_turn(tmp_path, monkeypatch) -> None:
     seen: dict[str, str] = {}
 
     def start(command: list[str], home: Path, log: Path, env: dict[str, str]) -> subprocess.Popen:
@@ -114,7 +114,7 @@ def test_nodes_take_the_gpus_of_their_machine_in_turn(tmp_path, monkeypatch) -> 
         (["admit", "--superlink", "127.0.0.1:9"], "127.0.0.1:9 does not answer"),
     ],
 )
-def test_what_a_deployment_lacks_is_said_in_a_sentence(
+def test_a_mistake_is_one_sentence(
     tmp_path, capsys, monkeypatch, words: list[str], said: str
 ) -> None:
     home = [] if "--superlink" in words else ["--home", str(tmp_path)]
@@ -126,9 +126,7 @@ def test_what_a_deployment_lacks_is_said_in_a_sentence(
 
 
 @pytest.mark.slow
-def test_roles_that_are_up_show_their_state_until_they_are_taken_down(
-    tmp_path, capsys, monkeypatch, left_over
-) -> None:
+def test_status_shows_the_roles_from_up_to_down(tmp_path, capsys, monkeypatch, left_over) -> None:
     def deploy(*words: str) -> str:
         monkeypatch.setattr("sys.argv", ["x", "deploy", *words, "--home", str(tmp_path / "h")])
         monkeypatch.setattr(cli_deploy.console, "_width", 200)
@@ -163,7 +161,7 @@ def test_status_and_down_of_nothing(tmp_path, capsys, monkeypatch) -> None:
         assert said in capsys.readouterr().out
 
 
-def test_a_role_whose_number_another_process_has_now_is_not_taken_for_it() -> None:
+def test_a_reused_pid_is_not_mistaken_for_the_role() -> None:
     own = psutil.Process()
     assert Role("superlink", own.pid, own.create_time(), 1, "log").process() == own
     assert Role("superlink", own.pid, own.create_time() - 60, 1, "log").process() is None

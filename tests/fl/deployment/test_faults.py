@@ -1,4 +1,4 @@
-"""Real processes die, hang, come back, restart and run out of disk: nothing is lost beyond them."""
+"""Real processes die, hang, restart and run out of disk; only their own work is lost."""
 
 import json
 import re
@@ -41,7 +41,7 @@ shift 2 && exec "$@"
 
 
 def until(happened: Callable[[], object], what: str) -> None:
-    """Wait for something; fail when it does not come."""
+    """Wait for an event; fail after LIMIT."""
     ends = time.monotonic() + LIMIT
     while not happened():
         assert time.monotonic() < ends, f"{what} did not come"
@@ -50,7 +50,7 @@ def until(happened: Callable[[], object], what: str) -> None:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Path:
-    """Our app with the tests' ClientApp: what is tried is all the rest."""
+    """Our app with the ClientApp of the tests."""
     folder = tmp_path_factory.mktemp("app") / "faults-app"
     for package in ("fl", "src"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -66,7 +66,7 @@ def app(tmp_path_factory) -> Path:
 
 @dataclass
 class Federation:
-    """A SuperLink and SuperNodes that stay up, to be broken one by one."""
+    """A running SuperLink and SuperNodes, whose processes a test can break."""
 
     folder: Path
     app: Path
@@ -146,14 +146,14 @@ class Federation:
         return ModelFile.read(self.folder / name / "model.safetensors").banks["part"]
 
     def expected(self, numbers: list[int], seed: int) -> np.ndarray:
-        """The merge of these clients' rows, made here."""
+        """The merge of these clients' rows, computed here."""
         sent = {number: bank_of(drawn(number, seed, self.rows)) for number in numbers}
         return merge_banks(sent, seed).features
 
 
 @pytest.fixture
 def federation(tmp_path, app, left_over) -> Iterator[Callable[..., Federation]]:
-    """federation(**fields): a Federation of which nothing is left in the end."""
+    """federation(**fields): a Federation; fails if one of its processes is left at the end."""
     made: list[Federation] = []
 
     def make(**fields: object) -> Federation:
@@ -172,7 +172,7 @@ def federation(tmp_path, app, left_over) -> Iterator[Callable[..., Federation]]:
     assert left_over() == []
 
 
-def test_nodes_that_die_or_hang_cost_their_own_share_and_one_that_comes_back_costs_nothing(
+def test_dead_and_silent_nodes_are_left_out_and_one_that_comes_back_is_not(
     federation, tmp_path
 ) -> None:
     make_certificates(tmp_path / "certs", ["localhost"], range(5))
@@ -181,12 +181,12 @@ def test_nodes_that_die_or_hang_cost_their_own_share_and_one_that_comes_back_cos
     plants.start_nodes(5)
     for number in (2, 3, 4):
         plants.hold(f"train-{number}")
-    plants.kill_node(1)  # before fit: the SuperLink still takes it for there
+    plants.kill_node(1)  # before fit; the SuperLink has not noticed yet
     wait = plants.run_meanwhile(clients=5, min_clients=2, timeout=75)
     until((plants.signals / "train-2").exists, "client 2's fit")
     plants.kill_node(2)  # during fit; it stays away
     until((plants.signals / "train-4").exists, "client 4's fit")
-    down(plants.home(4))  # during fit: it signs off, and comes back; client 3 hangs until the end
+    down(plants.home(4))  # during fit; it signs off and comes back, while client 3 hangs to the end
     plants.release("train-4")
     plants.start_node(4)
     wait()
@@ -202,7 +202,7 @@ def test_nodes_that_die_or_hang_cost_their_own_share_and_one_that_comes_back_cos
     assert "3 clients left out of the merged bank" in report
 
 
-def test_two_runs_at_once_and_the_superlink_s_restart_between_train_and_evaluate_lose_nothing(
+def test_two_concurrent_runs_survive_a_restart_of_the_superlink(
     federation,
 ) -> None:
     plants = federation()
@@ -236,9 +236,7 @@ def test_two_runs_at_once_and_the_superlink_s_restart_between_train_and_evaluate
 SEEDS = {"one": 1, "other": 2}
 
 
-def test_a_full_disk_is_the_run_s_error_and_the_run_goes_on_from_its_merge_when_there_is_room(
-    federation, tmp_path
-) -> None:
+def test_a_full_disk_fails_the_run_which_resumes_from_its_merge(federation, tmp_path) -> None:
     plants = federation(rows=400)
     home, out, flag = plants.folder / "server", tmp_path / "run", tmp_path / "full"
     home.mkdir()

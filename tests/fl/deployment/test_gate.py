@@ -1,4 +1,4 @@
-"""Before the SuperLink: other machines reach the nodes' API and nothing else, piece by piece."""
+"""The gate opens only the nodes' API to other machines, and limits the size of requests."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ AWAY, HERE = "10.1.2.3", "127.0.0.1"
 
 
 async def echo(scope: dict, receive: Callable, send: Callable) -> None:
-    """Behind the gate: answers with the number of bytes that it was sent."""
+    """The app behind the gate; answers with the number of bytes that it received."""
     count, more = 0, True
     while more:
         message = await receive()
@@ -25,7 +25,7 @@ async def echo(scope: dict, receive: Callable, send: Callable) -> None:
 
 
 def ask(path: str, client: object, pieces: list[bytes] = [b"x"], length: object = None) -> list:  # noqa: B006
-    """[status, body] of a request; [] where the connection was given up."""
+    """[status, body] of a request; [] for a dropped connection."""
     headers = [] if length is None else [(b"content-length", str(length).encode())]
     scope = {"type": "http", "path": path, "client": client, "headers": headers}
     queue = [{"type": "http.request", "body": p, "more_body": True} for p in pieces]
@@ -43,7 +43,7 @@ def ask(path: str, client: object, pieces: list[bytes] = [b"x"], length: object 
 
 
 @pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/fleet/push-object", "/health"])
-def test_nodes_elsewhere_reach_their_api(path: str) -> None:
+def test_nodes_on_other_machines_reach_their_api(path: str) -> None:
     assert ask(path, (AWAY, 5)) == [200, b"1"]
 
 
@@ -64,30 +64,30 @@ def test_nodes_elsewhere_reach_their_api(path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("client", [(AWAY, 5), ("fe80::1", 5), ("unix", 0), None])
-def test_nothing_else_answers_to_anyone_elsewhere(path: str, client: object) -> None:
-    status, said = ask(path, client)
+def test_nothing_else_answers_to_other_machines(path: str, client: object) -> None:
+    status, body = ask(path, client)
     assert status == 403
-    assert b"only on the SuperLink's own machine" in said
+    assert b"only on the SuperLink's own machine" in body
 
 
 @pytest.mark.parametrize("client", [(HERE, 5), ("127.9.9.9", 5), ("::1", 5)])
-def test_on_the_superlink_s_machine_everything_answers(client: object) -> None:
+def test_everything_answers_on_the_superlink_s_machine(client: object) -> None:
     assert ask("/v1/control/start-run", client) == [200, b"1"]
 
 
 @pytest.mark.parametrize("length", [gate.LARGEST + 1, "many", -1])
-def test_a_request_that_says_it_is_too_large_is_refused_unread(length: object) -> None:
+def test_a_request_of_too_large_a_content_length_is_refused_unread(length: object) -> None:
     assert ask("/v1/fleet/push-object", (AWAY, 5), length=length)[0] == 413
 
 
-def test_a_request_that_grows_too_large_is_given_up(monkeypatch) -> None:
+def test_a_request_that_grows_too_large_is_dropped(monkeypatch) -> None:
     monkeypatch.setattr(gate, "LARGEST", 10)
     assert ask("/v1/fleet/push-object", (AWAY, 5), [b"12345"] * 2) == [200, b"10"]
     assert ask("/v1/fleet/push-object", (AWAY, 5), [b"12345"] * 3) == []
     assert ask("/v1/fleet/push-object", (HERE, 5), [b"12345"] * 3) == [200, b"15"]
 
 
-def test_flower_has_the_hook_that_the_gate_rests_on(monkeypatch) -> None:
+def test_flower_has_the_hook_that_the_gate_needs(monkeypatch) -> None:
     from flwr.superlink.main import create_app
 
     monkeypatch.setattr("fl.deployment.gate.flower_superlink", lambda: None)

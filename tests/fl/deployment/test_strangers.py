@@ -1,4 +1,4 @@
-"""Who has no registered key, or trusts another authority, gets nowhere."""
+"""A node without a registered key, or with another authority, is refused."""
 
 import shutil
 import socket
@@ -23,7 +23,7 @@ from fl.engines.processes import EngineError, end, free_port, start
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 40.0  # seconds until a stranger must have been sent away
+LIMIT = 40.0  # seconds until a stranger must have been refused
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def certs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(certs: Path, tmp_path_factory) -> Iterator[int]:
-    """Of a SuperLink with TLS that listens on every address; node-0 may come, and does not."""
+    """Port of a SuperLink with TLS on all addresses; node-0 is registered and stays away."""
     home = tmp_path_factory.mktemp("server")
     number = free_port()
     up(DeploymentPlan([], host="0.0.0.0", port=number, certs=str(certs)), home)
@@ -48,13 +48,13 @@ def states(port: int, certs: Path) -> dict[str, str]:
     return {node.name: node.status for node in known_nodes(superlink)}
 
 
-def test_nodes_without_a_registered_key_or_with_another_authority_are_sent_away(
+def test_nodes_without_a_registered_key_or_with_another_authority_are_refused(
     certs: Path, port: int, tmp_path: Path
 ) -> None:
     unknown, elsewhere = tmp_path / "unknown", tmp_path / "elsewhere"
     make_certificates(elsewhere, ["localhost"], range(1))
     shutil.copytree(elsewhere / "node-0", unknown)
-    shutil.copy(certs / "node-0" / "ca.pem", unknown)  # whom it trusts is right, its key is not
+    shutil.copy(certs / "node-0" / "ca.pem", unknown)  # the right authority, an unregistered key
     given = {"unknown key": str(unknown), "other authority": str(elsewhere / "node-0"), "none": ""}
     started: dict[str, subprocess.Popen] = {}
     try:
@@ -74,10 +74,10 @@ def test_nodes_without_a_registered_key_or_with_another_authority_are_sent_away(
     assert "Failed to activate SuperNode" in said["unknown key"]
     assert "certificate verify failed" in said["other authority"].lower().replace("_", " ")
     assert not [name for name, text in said.items() if "SuperNode ID" in text]
-    assert states(port, certs) == {"node-0": "registered"}  # nobody came in its name
+    assert states(port, certs) == {"node-0": "registered"}  # no stranger took its name
 
 
-def test_a_node_that_was_expelled_does_not_come_back(certs: Path, port: int, tmp_path) -> None:
+def test_an_unregistered_node_cannot_come_back(certs: Path, port: int, tmp_path) -> None:
     make_certificates(certs, ["localhost"], range(2))
     superlink = SuperLinkAddress(f"127.0.0.1:{port}", str(certs / "superlink"))
     assert register_nodes(superlink) == ["node-1"]
@@ -98,7 +98,9 @@ def test_a_node_that_was_expelled_does_not_come_back(certs: Path, port: int, tmp
         assert again.wait(LIMIT) != 0
     finally:
         end(again)
-    assert register_nodes(superlink) == []  # its key still lies there, and is not taken again
+    assert (
+        register_nodes(superlink) == []
+    )  # its key is still in the folder, and not registered again
 
 
 def test_the_command_line_trusts_no_other_authority(port: int, tmp_path: Path) -> None:
@@ -123,11 +125,11 @@ def post(certs: Path, address: str, path: str) -> int:
         return refused.code
 
 
-def test_a_request_that_no_key_has_signed_is_refused(certs: Path, port: int) -> None:
+def test_an_unsigned_request_is_refused(certs: Path, port: int) -> None:
     assert post(certs, f"127.0.0.1:{port}", "/v1/fleet/pull-messages") in (401, 403)
 
 
-def test_the_api_of_runs_answers_to_no_other_machine(certs: Path, port: int) -> None:
+def test_the_control_api_answers_to_no_other_machine(certs: Path, port: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
         try:
             outward.connect(("192.0.2.1", 9))  # sends nothing: it only picks an address of ours

@@ -1,4 +1,4 @@
-"""Flower's simulation engine and this process give the same run, and fail in the same words."""
+"""The simulation engine and the inline engine give the same run and the same errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def fedpatchcore(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 def demo(folder: Path, engine: str) -> Path:
-    """Run the demo from nothing: its data are drawn and its features extracted anew."""
+    """Run the demo with an empty cache."""
     out = folder / engine
     cache = f"cache.dir={folder / f'cache-{engine}'}"
     ended = fedpatchcore("demo", "--engine", engine, "--out", out, "--set", cache)
@@ -33,7 +33,7 @@ def demo(folder: Path, engine: str) -> Path:
     return out
 
 
-def test_demo_is_the_same_to_the_byte_in_this_process_and_on_ray(tmp_path: Path) -> None:
+def test_the_demo_is_identical_inline_and_on_ray(tmp_path: Path) -> None:
     here, ray = demo(tmp_path, "inline"), demo(tmp_path, "ray")
     for name in ("model.safetensors", "partition.json", "scores.csv"):
         assert (here / name).read_bytes() == (ray / name).read_bytes(), name
@@ -46,7 +46,7 @@ def test_demo_is_the_same_to_the_byte_in_this_process_and_on_ray(tmp_path: Path)
 
 
 @pytest.mark.parametrize("changes", ONE_CONFIG)
-def test_the_config_that_is_deployed_gives_the_same_bank_on_ray(
+def test_the_deployed_configs_give_the_same_bank_on_ray(
     run, flat, tmp_path: Path, changes: dict
 ) -> None:
     """With test_deployment's inline and deployed runs of it: one config, three ways, one bank."""
@@ -59,7 +59,7 @@ def test_the_config_that_is_deployed_gives_the_same_bank_on_ray(
         assert (inline / name).read_bytes() == (out / name).read_bytes(), name
 
 
-def test_client_that_fails_on_ray_ends_the_command_with_its_own_words(
+def test_a_client_that_fails_on_ray_is_named_with_its_error(
     parts: Path, cache: Path, settings, tmp_path: Path
 ) -> None:
     root = shutil.copytree(parts, tmp_path / "parts")

@@ -1,4 +1,4 @@
-"""The in-process engine behaves towards both apps as the real engines do."""
+"""The inline engine treats both apps as the real engines do."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def serve(
 
 @pytest.fixture
 def counting_client() -> ClientApp:
-    """Reports its partition and how often it was called; fails when the run config says so."""
+    """Reports its partition and its number of calls; fails if the run config says so."""
     app = ClientApp()
 
     @app.train()

@@ -1,1 +1,1 @@
-"""A ClientApp for tests of faults: it answers with drawn banks, when it is told to."""
+"""A ClientApp for the tests of faults."""

@@ -1,7 +1,7 @@
-"""The wire's client without a backbone: quick to start, and held up at will.
+"""A ClientApp without a backbone, which starts quickly and waits when a test asks it to.
 
-In `signals`, a folder named by the node's configuration, it leaves NAME-I when it begins to answer
-a train or evaluate message, and waits while hold-NAME-I is there.
+Its node configuration names a folder `signals`. Client I creates NAME-I there when it starts a
+train or evaluate message, and waits while hold-NAME-I exists.
 """
 
 import time
