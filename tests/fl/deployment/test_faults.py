@@ -25,10 +25,10 @@ from fl.engines.control import SuperLinkAddress
 from fl.engines.processes import end, end_tree, free_port, start
 from fl.engines.submission import RunFailed, submit
 from fl.engines.superlink import serve
-from fl.setup.inputs import build_model
-from src.federated.merge import merge_banks
+from fl.setup.model import build_model
+from src.federated.merge import merge_coresets
 from src.models.model_file import ModelFile
-from tests.fl.deployment.faults.client_app import bank_of, drawn
+from tests.fl.deployment.faults.client_app import bank_of, random_rows
 
 pytestmark = pytest.mark.slow
 
@@ -147,8 +147,8 @@ class Federation:
 
     def expected(self, numbers: list[int], seed: int) -> np.ndarray:
         """The merge of these clients' rows, computed here."""
-        sent = {number: bank_of(drawn(number, seed, self.rows)) for number in numbers}
-        return merge_banks(sent, seed).features
+        sent = {number: bank_of(random_rows(number, seed, self.rows)) for number in numbers}
+        return merge_coresets(sent, seed=seed).features
 
 
 @pytest.fixture

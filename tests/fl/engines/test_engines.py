@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fl.setup.inputs import open_split, partition_data
+from fl.setup.data import open_split, partition_data
 from tests.fl.deployment.test_deployment import ONE_CONFIG
 
 pytestmark = pytest.mark.slow
