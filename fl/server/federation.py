@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.serverapp import Grid
 
 from fl.config import Settings
 from fl.server.replies import Accepted, Parse, Refused, ReplyCollector, display_name
-from fl.server.retrying_grid import NodeRegistry
+from fl.server.retrying_grid import NodeRegistry, RetryingGrid
 from fl.server.traffic import Traffic
 from fl.wire.envelope import CONFIG, TICKET, make_ticket, pack_ticket, wire_bytes
 from src.federated.candidates import Stage as Progress
@@ -44,7 +43,7 @@ class Federation:
 
     settings: Settings
     model: PatchCore
-    grid: Grid
+    grid: RetryingGrid
     registry: NodeRegistry
     workspace: str = ""
     progress: Progress = silent

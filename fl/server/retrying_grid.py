@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
-from flwr.supercore.run import Run
 
 from fl.wire.envelope import FAILURE
 
@@ -51,8 +50,8 @@ class _Pending:
     losses: int = 0  # replies that the SuperLink lost
 
 
-class RetryingGrid(Grid):
-    """A grid that resends messages to nodes that come back.
+class RetryingGrid:
+    """Sends messages over a grid, and resends them to nodes that come back.
 
     Args:
         grid: the engine's grid.
@@ -208,34 +207,6 @@ class RetryingGrid(Grid):
         nodes = list(self._grid.get_nodes())
         self.registry.names |= {node.node_id: node.name for node in nodes if node.name}
         return {node.node_id: node.last_activated_at for node in nodes}
-
-    # --- passed on to the engine's grid ---
-
-    @property
-    def run(self) -> Run:
-        return self._grid.run
-
-    def set_run(self, run: Run) -> None:
-        self._grid.set_run(run)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return self._grid.pull_messages(message_ids)
 
 
 def _copy(message: Message, node: int) -> Message:
