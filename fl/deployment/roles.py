@@ -16,7 +16,7 @@ from fl.deployment.registration import register_nodes
 from fl.engines.commands import serverapp_command, superlink_command, supernode_command
 from fl.engines.control import SuperLinkAddress
 from fl.engines.processes import POLL, EngineError, alive, end, end_tree, free_port, start
-from fl.engines.superlink import LOG, START_LIMIT, healthy, serve
+from fl.engines.superlink import LOG, healthy, serve
 
 STATE = "roles.json"  # in the home: the roles that run here
 DATABASE = "superlink.db"
@@ -61,35 +61,31 @@ class _Node:
     port: int
     env: dict[str, str] = field(default_factory=dict)
 
-    def start(self) -> tuple[Role, subprocess.Popen[bytes]]:
-        process = start(self.command, self.home, self.log, self.env)
-        return _role(self.name, process, self.port, self.log), process
+    def start(self) -> subprocess.Popen[bytes]:
+        return start(self.command, self.home, self.log, self.env)
+
+    def role(self, process: subprocess.Popen[bytes]) -> Role:
+        return _role(self.name, process, self.port, self.log)
 
 
 @contextmanager
 def roles(home: Path, deadline: float, plan: DeploymentPlan) -> Iterator[SuperLinkAddress]:
-    """Run the roles of a plan, with a SuperLink here, until the block is left.
+    """Run the roles of a plan, with a SuperLink here, until the block is left. See `up`."""
+    up(plan, home, deadline)
+    try:
+        superlink = superlink_of(home)
+        assert superlink is not None
+        yield superlink
+    finally:
+        down(home, grace=0)
+
+
+def up(plan: DeploymentPlan, home: Path, deadline: float = float("inf")) -> list[Role]:
+    """Start the roles of a plan and leave them running.
 
     Args:
-        deadline: the time.monotonic() by which the SuperLink must answer.
-
-    Raises:
-        EngineError: a role does not start.
-    """
-    processes: list[subprocess.Popen[bytes]] = []
-    port = 0
-    try:
-        for role, process in _start_all(home, plan, deadline):
-            processes.append(process)
-            port = port or role.port  # the SuperLink comes first
-        yield _superlink(plan, port)
-    finally:
-        for process in reversed(processes):
-            end(process)
-
-
-def up(plan: DeploymentPlan, home: Path) -> list[Role]:
-    """Start the roles of a plan and leave them running.
+        home: the folder for their state and logs.
+        deadline: the time.monotonic() by which the SuperLink must answer; at most START_LIMIT.
 
     Raises:
         ConfigError: the plan lets strangers in, or lacks a certificate.
@@ -103,7 +99,7 @@ def up(plan: DeploymentPlan, home: Path) -> list[Role]:
     home.chmod(0o700)
     started: dict[str, Role] = {}
     try:
-        for role, _ in _start_all(home, plan, time.monotonic() + START_LIMIT):
+        for role in _start_all(home, plan, deadline):
             started[role.name] = role
             _write_state(home, plan, list(started.values()))
     except BaseException:
@@ -112,14 +108,17 @@ def up(plan: DeploymentPlan, home: Path) -> list[Role]:
     return list(started.values())
 
 
-def down(home: Path) -> list[str]:
-    """End the roles that `up` started in this home; returns the names of those that were alive."""
+def down(home: Path, grace: float = GRACE) -> list[str]:
+    """End the roles that `up` started in this home; returns the names of those that were alive.
+
+    Each role has `grace` seconds to sign off by itself.
+    """
     ended = []
     for role in reversed(read_roles(home)):
         if role.process():
             ended.append(role.name)
         if role.process() or not psutil.pid_exists(role.pid):  # else another process has its pid
-            end_tree(role.pid, GRACE)
+            end_tree(role.pid, grace)
     (home / STATE).unlink(missing_ok=True)
     return ended
 
@@ -153,9 +152,7 @@ def _superlink(plan: DeploymentPlan, port: int) -> SuperLinkAddress:
     return SuperLinkAddress(f"127.0.0.1:{port}", plan.superlink_certs())
 
 
-def _start_all(
-    home: Path, plan: DeploymentPlan, deadline: float
-) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
+def _start_all(home: Path, plan: DeploymentPlan, deadline: float) -> Iterator[Role]:
     """Start the roles one by one, the SuperLink first; a node that is started again comes twice."""
     address = plan.join
     if not address:
@@ -165,17 +162,17 @@ def _start_all(
             raise EngineError(f"another SuperLink answers on port {port}")
         command = superlink_command(plan.host, port, database=str(home / DATABASE), certs=certs)
         process = serve(command, home, port, deadline, certs)
-        yield _role("superlink", process, port, home / LOG), process
+        yield _role("superlink", process, port, home / LOG)
         address = f"127.0.0.1:{port}"
         register_nodes(SuperLinkAddress(address, certs))
         log = home / "serverapp.log"
         process = start(serverapp_command(address, certs=certs), home, log)
-        yield _role("serverapp", process, 0, log), process
+        yield _role("serverapp", process, 0, log)
     started = []
     for number in range(len(plan.nodes)):
         node = _plan_node(home, plan, address, number)
-        role, process = node.start()
-        yield role, process
+        process = node.start()
+        yield node.role(process)
         started.append((node, process))
     for node, process in started:
         yield from _restart_until_connected(node, process)
@@ -191,9 +188,7 @@ def _plan_node(home: Path, plan: DeploymentPlan, address: str, number: int) -> _
     return _Node(name, command, home / name, home / f"{name}.log", port, env)
 
 
-def _restart_until_connected(
-    node: _Node, process: subprocess.Popen[bytes]
-) -> Iterator[tuple[Role, subprocess.Popen[bytes]]]:
+def _restart_until_connected(node: _Node, process: subprocess.Popen[bytes]) -> Iterator[Role]:
     """Wait until a SuperNode is connected; restart it if the SuperLink refuses it.
 
     After a node dies, the SuperLink refuses its key for a minute. A node that finds no SuperLink
@@ -211,8 +206,8 @@ def _restart_until_connected(
         else:
             end(process)  # its descendants
             time.sleep(RETRY)
-            role, process = node.start()
-            yield role, process
+            process = node.start()
+            yield node.role(process)
 
 
 def _role(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> Role:

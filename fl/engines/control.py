@@ -57,16 +57,11 @@ def control_client(superlink: SuperLinkAddress) -> Iterator[ControlHttpClient]:
     try:
         yield client
     except httpx.HTTPStatusError as error:
-        text = error.response.text
-        refusal = FlowerError.from_json(text)
-        raise EngineError(
-            f"the SuperLink at {address} refuses: {_reason(refusal) if refusal else text}"
-        ) from error
+        reason = error.response.text
+        if refusal := FlowerError.from_json(reason):
+            reason = " ".join(filter(None, [refusal.message, refusal.public_details]))
+        raise EngineError(f"the SuperLink at {address} refuses: {reason}") from error
     except httpx.HTTPError as error:
         raise EngineError(f"the SuperLink at {address} does not answer: {error}") from error
     finally:
         client.close()
-
-
-def _reason(error: FlowerError) -> str:
-    return " ".join(filter(None, [error.message, error.public_details]))

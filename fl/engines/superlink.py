@@ -26,14 +26,21 @@ def serve(
 
     Args:
         command: `superlink_command` with this port and these certs.
-        deadline: the time.monotonic() by which it must answer.
+        deadline: the time.monotonic() by which it must answer; at most START_LIMIT from now.
 
     Raises:
         EngineError: it does not start.
     """
     process = start(command, home, home / LOG)
+    deadline = min(deadline, time.monotonic() + START_LIMIT)
     try:
-        _wait_until_healthy(process, port, certs, min(deadline, time.monotonic() + START_LIMIT))
+        while not healthy(port, certs):
+            if process.poll() is not None:
+                code = process.returncode
+                raise EngineError(f"Flower's SuperLink ended at once, with code {code}")
+            if time.monotonic() > deadline:
+                raise EngineError("Flower's SuperLink did not answer in time")
+            time.sleep(POLL)
     except BaseException:
         end(process)
         raise
@@ -55,14 +62,3 @@ def healthy(port: int, certs: str = "") -> bool:
         return False
     finally:
         connection.close()
-
-
-def _wait_until_healthy(
-    process: subprocess.Popen[bytes], port: int, certs: str, deadline: float
-) -> None:
-    while not healthy(port, certs):
-        if process.poll() is not None:
-            raise EngineError(f"Flower's SuperLink ended at once, with code {process.returncode}")
-        if time.monotonic() > deadline:
-            raise EngineError("Flower's SuperLink did not answer in time")
-        time.sleep(POLL)
