@@ -237,6 +237,13 @@ def test_every_command_and_option_has_help(cli, command: str) -> None:
         assert len(words.split()) >= 2, line
 
 
+def test_help_of_positional_arguments_shows_in_80_columns(cli, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = " ".join(cli("predict", "--help").out.split())
+    assert "a model.safetensors" in words
+    assert "images, or folders of them" in words
+
+
 def test_no_command_shows_what_there_is(cli) -> None:
     ended = cli()
     for command in COMMANDS:
