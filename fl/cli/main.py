@@ -28,12 +28,12 @@ from fl.cli.terminal import (
 )
 from fl.config.schema import CHECKOUT, ConfigError
 from fl.deployment.certificates import make_certificates
-from fl.engines.launch import RunFailed, launch
-from fl.engines.processes import EngineError
+from fl.engines.launch import launch
 from fl.results.predictions import evaluate_model, find_images, write_predictions
 from fl.results.progress import ProgressView
-from src.data import DataError, open_dataset
-from src.models import FileError, PatchCore, WeightsError
+from src.data import open_dataset
+from src.errors import UserError
+from src.models import PatchCore
 
 SHOWN = 20  # scores that predict prints; scores.csv holds all
 
@@ -49,15 +49,12 @@ Weights = Annotated[Path | None, typer.Option(help="the weights file the model w
 Device = Annotated[str, typer.Option(help="cuda or cpu; by default a GPU where there is one")]
 
 
-SAYABLE = (ConfigError, DataError, EngineError, FileError, OSError, RunFailed, WeightsError)
-
-
 def main() -> None:
     """Run the CLI; what a person can act on is said in a sentence, not in a traceback."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()
-    except SAYABLE as error:
+    except (UserError, OSError) as error:
         errors.print("[bold red]error:[/]", end=" ")
         errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import platformdirs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from src.errors import UserError
 from src.federated.allocation import Budget
 from src.federated.codec import Coding, Encoding
 from src.privacy.ledger import Adjacency, Unit
@@ -54,7 +55,7 @@ REMOVED_MECHANISMS = {
 }
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Settings that cannot be used; the message names key, value and what is allowed."""
 
 

@@ -18,12 +18,13 @@ from fl.results.run_directory import held
 from fl.server.replies import RoundFailed
 from fl.server_app import app as server_app
 from fl.setup.inputs import clear_scratch
+from src.errors import UserError
 
 BASELINES = 4  # a run may take this many times its timeout: two exchanges, merge and baselines
 LOG = "run.log"
 
 
-class RunFailed(RuntimeError):
+class RunFailed(UserError):
     """A run that did not end well; the message is the app's own."""
 
 

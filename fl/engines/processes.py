@@ -17,13 +17,15 @@ from types import FrameType
 
 import psutil
 
+from src.errors import UserError
+
 POLL = 0.2  # seconds between two looks at a process
 ANSWER_LIMIT = 60.0  # seconds that a command of `flwr` may take; 1 to 2 on two idle cores
 END_LIMIT = 10.0  # seconds that the killed may take to be gone
 LONGEST_TEMP = 30  # characters: a Unix socket's path holds 107, and Ray's own part takes about 75
 
 
-class EngineError(Exception):
+class EngineError(UserError):
     """A run that cannot reach an end of its own; `status` says how far it came."""
 
     def __init__(self, status: str, error: str) -> None:

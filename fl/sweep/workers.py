@@ -16,23 +16,21 @@ from types import ModuleType
 import psutil
 import torch
 
-from fl.config.schema import ConfigError, Settings
-from fl.engines.launch import RunFailed, launch
+from fl.config.schema import Settings
+from fl.engines.launch import launch
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus
 from fl.server.ledger_store import ANSWERS
 from fl.setup.inputs import build_model, cpu_threads, open_split
 from fl.sweep.runs import Outcome, Run
-from src.data import DataError
+from src.errors import UserError
 from src.federated.candidates import extract_features
-from src.models import WeightsError
 from src.storage.atomic import write_whole
 
 MEMORY = 3 * 2**30  # bytes that a run takes at its peak, with the memory limit at its default
 LOOK = 5.0  # seconds after which Ctrl-C is noticed at the latest
 STORE = 80 * 2**20  # bytes of Ray's object store, its least: workers leave their results in files
 DIED = "its process died, which a lack of memory can cause; try fewer --jobs"
-SAYABLE = (ConfigError, DataError, RunFailed, WeightsError)
 ERROR_LOG = "error.log"  # in the directory of a run that failed
 
 
@@ -170,4 +168,4 @@ def _ray(cpus: int) -> Iterator[ModuleType]:
 
 def _words(error: Exception) -> str:
     """A failure that is a sentence already, or the sentence and what kind of failure it is."""
-    return str(error) if isinstance(error, SAYABLE) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from src.errors import UserError
+
 # What Pillow raises for a file that is missing, truncated, of no known format, or far too large.
 UNREADABLE = (
     OSError,
@@ -26,7 +28,7 @@ UNREADABLE = (
 )
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data on disk are not what was asked for; the message says where and what to do."""
 
 
