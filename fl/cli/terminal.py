@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,8 @@ Out = Annotated[
 Resume = Annotated[
     Path | None, typer.Option(help="run directory to go on in, from its merged bank")
 ]
+Weights = Annotated[Path | None, typer.Option(help="the weights file the model was made with")]
+Device = Annotated[str, typer.Option(help="cuda or cpu; by default a GPU where there is one")]
 
 
 def resolve(
@@ -115,3 +118,11 @@ def absolute(path: str | Path) -> str:
 def new_folder(name: str) -> str:
     """A place below outputs/ that nothing has yet."""
     return str(Path("outputs").absolute() / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def model_options(device: str, weights: Path | None) -> dict:
+    """What the options say of a model's device and weights."""
+    return {
+        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "weights": weights,
+    }

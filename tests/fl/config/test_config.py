@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fl.cli.main import resolve
+from fl.cli.terminal import resolve
 from fl.config.schema import (
     CHECKOUT,
     ConfigError,
