@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from fl.cli.terminal import console
-from fl.deployment.certificates import make_certificates
 
 
 def certs(
@@ -15,5 +14,7 @@ def certs(
     out: Annotated[Path, typer.Option(help="folder; what is there already stays")] = Path("certs"),
 ) -> None:
     """Make a private certificate authority, the SuperLink's certificate and the nodes' keys."""
+    from fl.deployment.certificates import make_certificates
+
     for path in make_certificates(out, hosts, range(nodes)):
         console.print(str(path), soft_wrap=True, highlight=False)

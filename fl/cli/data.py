@@ -1,10 +1,12 @@
 """fedpatchcore data: a look at a data set before a run."""
 
+from __future__ import annotations
+
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.padding import Padding
@@ -12,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.cli.terminal import console
-from src.data.checks.check import check_dataset
-from src.data.checks.findings import Column, Findings
-from src.data.checks.rules import ERROR, FEW, WARNING, Problem
+
+if TYPE_CHECKING:
+    from src.data.checks.findings import Column, Findings
+    from src.data.checks.rules import Problem
 
 SHOWN = 3  # of many sizes, values or places
 STATES = {"marked": "marked", "empty": "empty", "missing": "no mask", "unusable": "unusable"}
-COLOURS = {ERROR: "bold red", WARNING: "bold yellow"}
+COLOURS = {"error": "bold red", "warning": "bold yellow"}
 MODES = {"L": "grey", "I;16": "16-bit grey", "P": "palette", "RGBA": "RGB and alpha"}
 
 datasets = typer.Typer(no_args_is_help=True, help="A look at a data set before a run.")
@@ -37,6 +40,8 @@ def check(
 
     Exit status 1 if there are errors; warnings alone give 0.
     """
+    from src.data.checks.check import check_dataset
+
     with console.status("looking at the images") as status:
         found = check_dataset(
             root,
@@ -53,7 +58,7 @@ def check(
     _show_verdict(found, quick)
     if found.groups:
         _show_command(found, root, objects)
-    if found.count(ERROR):
+    if found.count("error"):
         raise typer.Exit(1)
 
 
@@ -63,6 +68,8 @@ def suggest(found: Findings, root: Path, objects: str) -> list[str]:
     The partition goes by the first column of which two values or more have training images enough
     for a client each; without one, by the default.
     """
+    from src.data.checks.rules import FEW
+
     settings: dict[str, object] = {"data.kind": found.kind, "data.root": root}
     if objects != "all":
         settings["data.objects"] = objects
@@ -154,13 +161,13 @@ def _places(problem: Problem) -> Iterator[str]:
 
 
 def _show_verdict(found: Findings, quick: bool) -> None:
-    counts = ", ".join(_counted(found.count(grade), grade) for grade in (ERROR, WARNING))
+    counts = ", ".join(_counted(found.count(grade), grade) for grade in COLOURS)
     reach = ", as far as headers tell" if quick else ""
     console.print(f"\n{counts[0].upper()}{counts[1:]}{reach}.", highlight=False)
 
 
 def _show_command(found: Findings, root: Path, objects: str) -> None:
-    lead = "Once the errors are mended:" if found.count(ERROR) else "A run on it:"
+    lead = "Once the errors are mended:" if found.count("error") else "A run on it:"
     command = " \\\n    ".join(suggest(found, root, objects))
     console.print(f"\n{lead}\n{command}", markup=False, highlight=False, soft_wrap=True)
 

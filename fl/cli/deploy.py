@@ -1,10 +1,11 @@
 """fedpatchcore deploy: the roles of a deployment as local processes, and runs on them."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
-import torch
 import typer
 from rich.table import Table
 
@@ -19,12 +20,11 @@ from fl.cli.terminal import (
     show_partition,
     show_results,
 )
-from fl.config.schema import ConfigError, Scalar
-from fl.deployment.registration import Place, admit, expel, known_nodes
-from fl.deployment.roles import Plan, down, place_of, read_roles, up
-from fl.engines.launch import deploy, submit_to
-from fl.results.progress import ProgressView
-from fl.setup.inputs import open_split
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from fl.config.schema import Scalar
+    from fl.deployment.registration import Place
 
 HOME = Path(platformdirs.user_state_dir("fedpatchcore")) / "deployment"
 PORT = 8000
@@ -56,10 +56,14 @@ def run(
     resume: Resume = None,
 ) -> None:
     """Start a SuperLink and SuperNodes on this machine, run once, stop them."""
+    from fl.engines.launch import deploy
+    from fl.results.progress import ProgressView
+    from fl.setup.inputs import open_split
+
     own = [f"clients={len(data) or nodes}", f"data.shared={str(not data).lower()}"]
     settings = resolve(config, [*set_, *([] if resume else own)], out, resume=resume)
     if len(data) != (0 if settings.data_shared else settings.clients):
-        raise ConfigError(
+        raise UserError(
             f"--resume: that run had {settings.clients} nodes with data of their own; name as many "
             "--data, in the same order"
         )
@@ -89,11 +93,13 @@ def up_(
     home: Home = HOME,
 ) -> None:
     """Start roles on this machine and leave them running: see status, submit and down."""
+    from fl.deployment.roles import Plan, up
+
     count = len(data) or nodes
     configs: list[dict[str, Scalar]] = [{"partition-id": first + i} for i in range(count)]
     for node, root in zip(configs, data, strict=False):
         if not root.is_dir():
-            raise ConfigError(f"--data {root} is not a folder")
+            raise UserError(f"--data {root} is not a folder")
         node["data-root"] = absolute(root)
     home = Path(absolute(home))
     plan = Plan(configs, superlink, host, port, absolute(certs) if certs else "", gpus=gpus_here())
@@ -104,6 +110,8 @@ def up_(
 @deployed.command("down")
 def down_(home: Home = HOME) -> None:
     """End the roles that `up` started on this machine."""
+    from fl.deployment.roles import down
+
     ended = down(home)
     console.print(f"ended: {', '.join(ended)}" if ended else "nothing was running")
 
@@ -111,6 +119,9 @@ def down_(home: Home = HOME) -> None:
 @deployed.command()
 def status(home: Home = HOME) -> None:
     """The roles of this machine, and the nodes that the SuperLink knows."""
+    from fl.deployment.registration import known_nodes
+    from fl.deployment.roles import place_of, read_roles
+
     table = Table("role", "state", "pid", "MiB", "port", box=None)
     for role in read_roles(home):
         process = role.process()
@@ -134,6 +145,8 @@ def status(home: Home = HOME) -> None:
 @deployed.command("admit")
 def admit_(superlink: Address = "", certs: LinkCerts = None, home: Home = HOME) -> None:
     """Let in the nodes whose public keys lie in the SuperLink's folder of certificates."""
+    from fl.deployment.registration import admit
+
     new = admit(_place(home, superlink, certs))
     console.print(f"let in: {', '.join(new)}" if new else "all keys were known")
 
@@ -146,6 +159,8 @@ def expel_(
     home: Home = HOME,
 ) -> None:
     """Let a node in no more: its key is refused from now on."""
+    from fl.deployment.registration import expel
+
     expel(_place(home, superlink, certs), name)
     console.print(f"{name} is let in no more")
 
@@ -161,6 +176,10 @@ def submit(
     resume: Resume = None,
 ) -> None:
     """Run once on roles that are up; on the SuperLink's machine, where the results are left."""
+    from fl.deployment.registration import known_nodes
+    from fl.engines.launch import submit_to
+    from fl.results.progress import ProgressView
+
     place = _place(home, superlink, certs)
     online = [node for node in known_nodes(place) if node.status == ONLINE]
     own = ["data.shared=false", *set_]
@@ -175,15 +194,20 @@ def submit(
 
 def gpus_here() -> list[str]:
     """The GPUs of this machine by number, of which each local node gets one."""
+    import torch
+
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
 def _place(home: Path, superlink: str, certs: Path | None) -> Place:
+    from fl.deployment.registration import Place
+    from fl.deployment.roles import place_of
+
     if superlink:
         return Place(superlink, absolute(certs) if certs else "")
     place = place_of(home)
     if place is None:
-        raise ConfigError(
+        raise UserError(
             f"no SuperLink was started from {home}: `fedpatchcore deploy up` first, or name one by "
             "--superlink"
         )

@@ -8,8 +8,6 @@ import typer
 from rich.table import Table
 
 from fl.cli.terminal import Device, Weights, console, model_options
-from fl.results.predictions import evaluate_model
-from src.data import open_dataset
 
 
 def evaluate(
@@ -22,6 +20,9 @@ def evaluate(
     device: Device = "",
 ) -> None:
     """Image and pixel figures of a model on a labelled test set."""
+    from fl.results.predictions import evaluate_model
+    from src.data import open_dataset
+
     test = open_dataset(kind, data, objects, "test")
     figures = evaluate_model(model, test, model_options(device, weights))
     table = Table("", *figures["objects"], "mean", box=None)

@@ -4,6 +4,7 @@ import logging
 import sys
 
 import typer
+import typer.core
 
 from fl.cli.audit import audit
 from fl.cli.certs import certs
@@ -17,6 +18,7 @@ from fl.cli.sweep import sweep
 from fl.cli.terminal import errors
 from src.errors import UserError
 
+typer.core.HAS_RICH = False  # plain help: Rich's would double the time of `fedpatchcore --help`
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (demo, simulate, sweep, report, audit, certs, predict, evaluate):
     app.command()(command)

@@ -7,8 +7,6 @@ import typer
 from rich.table import Table
 
 from fl.cli.terminal import Device, Weights, console, model_options
-from fl.results.predictions import find_images, write_predictions
-from src.models import PatchCore
 
 SHOWN = 20  # scores that predict prints; scores.csv holds all
 
@@ -22,6 +20,9 @@ def predict(
     device: Device = "",
 ) -> None:
     """Score images with a model: anomaly maps, overlays and scores.csv."""
+    from fl.results.predictions import find_images, write_predictions
+    from src.models import PatchCore
+
     detector = PatchCore.load(model, bank=object_, **model_options(device, weights))
     rows = write_predictions(detector, find_images(images), out)
     table = Table("image", "score", "anomalous", box=None)

@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 
 from fl.cli.terminal import Config, Out, Resume, Sets, resolve, show_partition, show_results
-from fl.config.schema import CHECKOUT, ConfigError
-from fl.engines.launch import launch
-from fl.results.progress import ProgressView
+from src.errors import UserError
 
 Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engine) or inline")]
 
 
 def demo(out: Out = None, engine: Engine = None, set_: Sets = []) -> None:  # noqa: B006
     """A whole federated round on generated images: nothing to prepare, no network needed."""
+    from fl.config.schema import CHECKOUT
+
     simulate(CHECKOUT / "configs" / "demo.toml", set_, out, engine)
 
 
@@ -26,11 +26,12 @@ def simulate(
     resume: Resume = None,
 ) -> None:
     """Run a federation on this machine: fit, merge, broadcast, evaluate, report."""
+    from fl.engines.launch import launch
+    from fl.results.progress import ProgressView
+
     settings = resolve(config, set_, out, engine, resume)
     if not settings.data_shared:
-        raise ConfigError(
-            "data.shared = false: simulated clients share one data root; leave it true"
-        )
+        raise UserError("data.shared = false: simulated clients share one data root; leave it true")
     show_partition(settings)
     log: list[str] = []
     folder = Path(settings.out)

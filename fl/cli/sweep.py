@@ -1,21 +1,24 @@
 """fedpatchcore sweep: many runs from one file, and a table of what they found."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from fl.cli.terminal import Sets, absolute, console, errors, new_folder
-from fl.config.schema import ConfigError
-from fl.results.run_directory import held
-from fl.sweep.runs import RESULTS, RUNS, Outcome, Run, read_sweep, short_keys, write_results
-from fl.sweep.workers import carry_out, extract_all, jobs_here
+from src.errors import UserError
 from src.reporting.flat import flatten
 from src.reporting.formats import duration, figure
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from fl.sweep.runs import Outcome, Run
 
 AUROC = {  # side -> what results.csv calls its image AUROC
     "local": "local.mean",
@@ -44,14 +47,15 @@ def sweep(
 
     Exit status 1 if any failed.
     """
+    from fl.results.run_directory import held
+    from fl.sweep.runs import RESULTS, RUNS, read_sweep
+
     if resume and not out:
-        raise ConfigError("--resume: name the sweep's folder by --out")
+        raise UserError("--resume: name the sweep's folder by --out")
     folder = Path(absolute(out or new_folder(file.stem)))
     runs = read_sweep(file, set_, folder)
     if not resume and (folder / RUNS).exists():
-        raise ConfigError(
-            f"{folder} holds a sweep already: go on in it by --resume, or name another"
-        )
+        raise UserError(f"{folder} holds a sweep already: go on in it by --resume, or name another")
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
         outcomes = _carry_out(folder, runs, jobs)
@@ -69,6 +73,9 @@ def sweep(
 
 def _carry_out(folder: Path, runs: Sequence[Run], jobs: int) -> list[Outcome]:
     """Do what is left to do; results.csv is true after every run."""
+    from fl.sweep.runs import Outcome
+    from fl.sweep.workers import carry_out, extract_all, jobs_here
+
     found = {run.name: Outcome(run) for run in runs if run.metrics()}
     left = [run for run in runs if run.name not in found]
     if found:
@@ -95,10 +102,20 @@ def _carry_out(folder: Path, runs: Sequence[Run], jobs: int) -> list[Outcome]:
 
 
 def _write(folder: Path, runs: Sequence[Run], found: Mapping[str, Outcome]) -> None:
+    from fl.sweep.runs import RESULTS, write_results
+
     write_results(folder / RESULTS, (found[run.name] for run in runs if run.name in found))
 
 
 def _bars() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     shown = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*shown, console=console)
 
@@ -118,6 +135,8 @@ def _line(outcome: Outcome) -> str:
 
 
 def _table(outcomes: Sequence[Outcome]) -> Table:
+    from fl.sweep.runs import short_keys
+
     keys = list(outcomes[0].run.varied)
     table = Table(box=None)
     for key in short_keys(keys).values() or ["run"]:

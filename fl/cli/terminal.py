@@ -1,31 +1,22 @@
 """What the commands share: their options, the settings they resolve, the tables they print."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fl.config.schema import (
-    ConfigError,
-    Scalar,
-    Settings,
-    check_settings,
-    default_settings,
-    parse_assignments,
-    read_config,
-)
-from fl.results.run_directory import CONFIG, METRICS
-from fl.server.replies import called
-from fl.setup.inputs import open_split, partition_data
-from src.data.partition import partition_table
-from src.reporting.run.summary import headline, summary_table
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from fl.config.schema import Scalar, Settings
 
 CLIENTS = 4  # simulated where clients = 0
 PATHS = ("data.root", "cache.dir", "partition.file", "out", "evaluate.baseline-dir")
@@ -61,9 +52,17 @@ def resolve(
     Raises:
         ConfigError: settings that cannot be used.
     """
+    from fl.config.schema import (
+        check_settings,
+        default_settings,
+        parse_assignments,
+        read_config,
+    )
+    from fl.results.run_directory import CONFIG
+
     if resume:
         if config or out:
-            raise ConfigError("--resume takes settings and place of the run: name no others")
+            raise UserError("--resume takes settings and place of the run: name no others")
         config, out, assignments = resume / CONFIG, resume, [*assignments, "resume=true"]
     given: dict[str, Scalar] = default_settings()
     given |= read_config(config) if config else {}
@@ -87,6 +86,9 @@ def with_absolute_paths(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 def show_partition(settings: Settings) -> None:
     """Print who holds which training images; refuse data that cannot be divided so."""
+    from fl.setup.inputs import open_split, partition_data
+    from src.data.partition import partition_table
+
     data = open_split(settings)
     partition = partition_data(settings, data, settings.clients)
     by = partition.column or None
@@ -101,6 +103,10 @@ def show_partition(settings: Settings) -> None:
 
 def show_results(folder: Path) -> None:
     """Print the final table of a run and where its files are."""
+    from fl.results.run_directory import METRICS
+    from fl.server.replies import called
+    from src.reporting.run.summary import headline, summary_table
+
     metrics = json.loads((folder / METRICS).read_text())
     console.print(summary_table(metrics))
     console.print(headline(metrics), highlight=False)
@@ -122,6 +128,8 @@ def new_folder(name: str) -> str:
 
 def model_options(device: str, weights: Path | None) -> dict:
     """What the options say of a model's device and weights."""
+    import torch
+
     return {
         "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
         "weights": weights,
