@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from benchmarks.common import device_name, report
-from fl.config.schema import CHECKOUT, check_settings, default_settings
+from fl.config import CHECKOUT, check_settings, default_settings
 from fl.deployment.certificates import make_certificates
 from fl.deployment.registration import Place, known_nodes
 from fl.deployment.roles import Plan, down, read_roles, standing, up

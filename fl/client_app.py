@@ -21,7 +21,7 @@ from fl.client.state import (
     take_found,
     take_in_merged,
 )
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.setup.inputs import Split, cpu_threads
 from fl.wire.arrays import unpack_banks
 from fl.wire.messages import (

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from fl.client.node import PARTITION, Clock
-from fl.config.schema import Settings, check_settings
+from fl.config import Settings, check_settings
 from fl.results.baseline import centralized
 from fl.results.comparators import compare
 from fl.results.progress import SERVER, reporter

@@ -23,7 +23,7 @@ from fl.cli.terminal import (
 from src.errors import UserError
 
 if TYPE_CHECKING:
-    from fl.config.schema import Scalar
+    from fl.config import Scalar
     from fl.deployment.registration import Place
 
 HOME = Path(platformdirs.user_state_dir("fedpatchcore")) / "deployment"

@@ -13,7 +13,7 @@ Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engin
 
 def demo(out: Out = None, engine: Engine = None, set_: Sets = []) -> None:  # noqa: B006
     """A whole federated round on generated images: nothing to prepare, no network needed."""
-    from fl.config.schema import CHECKOUT
+    from fl.config import CHECKOUT
 
     simulate(CHECKOUT / "configs" / "demo.toml", set_, out, engine)
 

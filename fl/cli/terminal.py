@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +15,8 @@ from rich.table import Table
 from src.errors import UserError
 
 if TYPE_CHECKING:
-    from fl.config.schema import Scalar, Settings
+    from fl.config import Scalar, Settings
 
-CLIENTS = 4  # simulated where clients = 0
-PATHS = ("data.root", "cache.dir", "partition.file", "out", "evaluate.baseline-dir")
 
 console = Console()
 errors = Console(stderr=True)
@@ -42,7 +39,7 @@ def resolve(
     out: Path | None,
     engine: str | None = None,
     resume: Path | None = None,
-    clients: int = CLIENTS,
+    clients: int | None = None,
 ) -> Settings:
     """Settings of a run: defaults, the file's, --set, and the options, in that order.
 
@@ -52,11 +49,13 @@ def resolve(
     Raises:
         ConfigError: settings that cannot be used.
     """
-    from fl.config.schema import (
+    from fl.config import (
+        CLIENTS,
         check_settings,
         default_settings,
         parse_assignments,
         read_config,
+        with_absolute_paths,
     )
     from fl.results.run_directory import CONFIG
 
@@ -72,16 +71,8 @@ def resolve(
     if out:
         given["out"] = str(out)
     given["out"] = given["out"] or new_folder(config.stem if config else "run")
-    given["clients"] = given["clients"] or clients
+    given["clients"] = given["clients"] or (CLIENTS if clients is None else clients)
     return check_settings(with_absolute_paths(given))
-
-
-def with_absolute_paths(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Settings as the apps need them, which run in a folder of their own."""
-    paths = [key for key in PATHS if given.get(key)]
-    if given.get("model.weights") not in (None, "", "random"):
-        paths.append("model.weights")
-    return {**given, **{key: absolute(str(given[key])) for key in paths}}
 
 
 def show_partition(settings: Settings) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 
-from fl.config.schema import Settings, check_settings
+from fl.config import Settings, check_settings
 from fl.results.progress import reporter
 from fl.setup.inputs import SCORES, Split, build_model, open_split
 from fl.wire.messages import CONFIG, Sender

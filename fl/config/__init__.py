@@ -1,1 +1,31 @@
 """Settings: their meaning and bounds, where they come from, what goes together."""
+
+from fl.config.checks import check_settings
+from fl.config.schema import ConfigError, Scalar, Settings
+from fl.config.sources import (
+    CHECKOUT,
+    CLIENTS,
+    default_settings,
+    flatten_settings,
+    leaves,
+    parse_assignments,
+    read_config,
+    read_toml,
+    with_absolute_paths,
+)
+
+__all__ = [
+    "CHECKOUT",
+    "CLIENTS",
+    "ConfigError",
+    "Scalar",
+    "Settings",
+    "check_settings",
+    "default_settings",
+    "flatten_settings",
+    "leaves",
+    "parse_assignments",
+    "read_config",
+    "read_toml",
+    "with_absolute_paths",
+]

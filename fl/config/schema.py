@@ -3,15 +3,12 @@
 The same keys serve `flwr run --run-config`, configs/*.toml and `fedpatchcore simulate --set`.
 """
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from src.errors import UserError
 from src.federated.allocation import Budget
@@ -22,29 +19,10 @@ from src.privacy.mechanisms.config import Plan
 Scalar = str | int | float | bool
 
 OWN_SIZE = re.compile(r"own(?:\*((?:0|[1-4])?\.?\d+))?")
-CHECKOUT = Path(__file__).resolve().parents[2]
-
 NO_CODEBOOK = (
     "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
     "epsilon; set privacy.mechanism = dp_gaussian"
 )
-NO_LIMIT = (
-    "no setting any more, since nobody set it; the limits and parts of dp_gaussian are fields of "
-    "GaussianSettings in src/privacy/mechanisms/gaussian.py"
-)
-REMOVED = {  # settings of earlier versions, and what to use instead
-    "privacy.cells": NO_CODEBOOK,
-    "privacy.lloyd-rounds": NO_CODEBOOK,
-    "privacy.residual-limit": NO_CODEBOOK,
-    "privacy.gaussian-part": NO_CODEBOOK,
-    "privacy.weights-part": NO_CODEBOOK,
-    "privacy.mean-limit": NO_LIMIT,
-    "privacy.near-limit": NO_LIMIT,
-    "privacy.square-limit": NO_LIMIT,
-    "privacy.centre-part": NO_LIMIT,
-    "privacy.near-part": NO_LIMIT,
-    "privacy.threshold-part": NO_LIMIT,
-}
 REMOVED_MECHANISMS = {
     "dp_codebook": NO_CODEBOOK,
     "dp_gauss_codebook": NO_CODEBOOK,
@@ -261,171 +239,3 @@ class Settings(BaseModel):
     def flat(self) -> dict[str, Scalar]:
         """The settings by key, as a run config takes them."""
         return self.model_dump(by_alias=True)
-
-
-def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
-    """Every key with its default, from pyproject.toml.
-
-    Raises:
-        ConfigError: the package does not stand in a checkout.
-    """
-    path = checkout / "pyproject.toml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} does not exist: run fedpatchcore from a checkout of its repository"
-        )
-    return flatten_settings(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
-
-
-def read_config(path: Path) -> dict[str, Scalar]:
-    """Settings of a TOML file by key; nested tables become dotted keys.
-
-    Raises:
-        ConfigError: no such file, one that cannot be read, not TOML, or a value that is a list.
-    """
-    return flatten_settings(read_toml(path))
-
-
-def read_toml(path: Path) -> dict[str, object]:
-    """The tables of a TOML file.
-
-    Raises:
-        ConfigError: no such file, one that cannot be read, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"configuration file {path} does not exist") from error
-    except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
-
-
-def flatten_settings(table: Mapping[str, object]) -> dict[str, Scalar]:
-    """Nested tables as dotted keys.
-
-    Raises:
-        ConfigError: a value that no setting has.
-    """
-    flat: dict[str, Scalar] = {}
-    for name, value in leaves(table):
-        if not isinstance(value, get_args(Scalar)):
-            raise ConfigError(f"{name}: a setting is a text, a number or true/false, not {value!r}")
-        flat[name] = value
-    return flat
-
-
-def leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys of nested tables, and what stands there."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
-    """`key=value` words as settings; a value that is not TOML is taken as text.
-
-    Raises:
-        ConfigError: a word without `=`.
-    """
-    settings: dict[str, Scalar] = {}
-    for word in assignments:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {word}: write key=value")
-        try:
-            settings[key.strip()] = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip()] = value
-    return settings
-
-
-def check_settings(given: Mapping[str, object]) -> Settings:
-    """Settings from a full flat mapping.
-
-    Raises:
-        ConfigError: unknown keys, values out of range, or settings that do not go together; all
-            of them in one message.
-    """
-    try:
-        settings = Settings.model_validate(dict(given))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(e) for e in error.errors())) from None
-    problems = list(_disagreements(settings))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return settings
-
-
-def _disagreements(s: Settings) -> Iterable[str]:
-    if s.partition_kind == "attribute" and not s.partition_column and not s.partition_file:
-        yield "partition.column: name the metadata column that partition.kind = attribute goes by"
-    if s.resume and not s.out:
-        yield "resume: name the run directory to go on from, as out"
-    if s.clients and s.min_clients > s.clients:
-        yield f"min-clients = {s.min_clients}: there are only {s.clients} clients"
-    if s.data_shared and s.data_kind != "synthetic" and not s.data_root:
-        yield f"data.root: name the folder of the {s.data_kind} dataset"
-    if s.partition_kind == "category" and s.model_scope == "object":
-        yield (
-            "model.scope = object: with partition.kind = category no two clients share an object, "
-            "so there is nothing to merge; set model.scope = shared"
-        )
-    if s.merge_protocol == "exact" and s.coding.lossy:
-        yield (
-            "merge.protocol = exact: rows must arrive as they are; set merge.encoding = float16 or "
-            "float32, and merge.components = 0"
-        )
-    if s.merge_protocol == "exact" and s.num_server_rounds == 1:
-        yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
-    yield from _privacy_disagreements(s)
-    weights = s.model_weights
-    if weights not in ("", "random") and not Path(weights).is_absolute():
-        yield f"model.weights = {weights}: leave empty, or write random or an absolute path"
-
-
-def _privacy_disagreements(s: Settings) -> Iterable[str]:
-    mechanism = s.privacy_mechanism
-    if mechanism != "none" and s.privacy_noise == "seed" and not s.data_shared:
-        yield (
-            "privacy.noise = seed: whoever knows the seed can take such noise off again; it is for "
-            "simulations only"
-        )
-    if s.plan is None:
-        return
-    if s.num_server_rounds > 1 or s.merge_protocol == "exact":
-        yield (
-            f"privacy.mechanism = {mechanism}: it asks as often as it must within one round; set "
-            "num-server-rounds = 1 and merge.protocol = coreset"
-        )
-    if (s.privacy_unit == "group") != bool(s.privacy_group):
-        yield (
-            "privacy.group: with privacy.unit = group, and only then, name the metadata column "
-            "whose values make groups"
-        )
-    if s.privacy_donated and not (s.data_shared and s.data_train_images):
-        yield (
-            "privacy.donated: set data.train-images as well, in a simulation; what that leaves of "
-            "the training images is taken as public"
-        )
-    if s.privacy_donated and s.privacy_public_dir:
-        yield "privacy.public-dir, privacy.donated: name one source of public images"
-
-
-def _sentence(error: Mapping) -> str:
-    key = str(error["loc"][0])
-    if key in REMOVED:
-        return f"{key}: {REMOVED[key]}"
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _KEYS, 1)
-        return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key} = {error['input']!r}: {said}"
-
-
-_KEYS = [field.alias or name for name, field in Settings.model_fields.items()]

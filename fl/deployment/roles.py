@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from fl.config.schema import ConfigError, Scalar
+from fl.config import ConfigError, Scalar
 from fl.deployment.registration import Place, admit
 from fl.engines.commands import (
     CERTIFICATE,

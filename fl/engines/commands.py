@@ -8,7 +8,7 @@ SuperLink's database keeps what was on its way.
 import json
 from collections.abc import Mapping
 
-from fl.config.schema import ConfigError, Scalar
+from fl.config import ConfigError, Scalar
 
 # what `fedpatchcore certs` writes into the folder of the SuperLink and into that of each node
 CA, CERTIFICATE, KEY, NODE_KEY = "ca.pem", "server.pem", "server-key.pem", "node.key"

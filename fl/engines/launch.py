@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from fl.client_app import app as client_app
-from fl.config.schema import CHECKOUT, ConfigError, Scalar, Settings
+from fl.config import CHECKOUT, ConfigError, Scalar, Settings
 from fl.deployment.certificates import make_certificates
 from fl.deployment.registration import Place
 from fl.deployment.roles import Plan, run_deployment, standing

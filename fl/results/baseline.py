@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl.config.schema import Settings
+from fl.config import Settings
 from fl.setup.inputs import Split
 from src.evaluation.score_set import ScoreSet, compute_metrics
 from src.federated.candidates import (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fl.config.schema import Settings
+from fl.config import Settings
 from fl.server.private import public_images
 from fl.setup.inputs import Split
 from src.data import InspectionDataset

@@ -16,7 +16,7 @@ import numpy as np
 import tomli_w
 
 from fl.client.node import PARTITION
-from fl.config.schema import ConfigError, Settings
+from fl.config import ConfigError, Settings
 from fl.results.baseline import Baseline
 from fl.server.checkpoint import MODEL
 from fl.server.private import described

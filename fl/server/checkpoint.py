@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.server.strategy import FederatedPatchCore
 from fl.wire.messages import Sender, Upload
 from src.federated.merge import MergedBank

@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fl.config.schema import ConfigError, Settings
+from fl.config import ConfigError, Settings
 from fl.server.ledger_store import LEDGER, Books
 from fl.server.replies import RoundFailed
 from fl.setup.inputs import open_donated

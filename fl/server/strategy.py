@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fl.config.schema import Settings
+from fl.config import Settings
 from fl.server.ledger_store import Books
 from fl.server.private import PrivateRound
 from fl.server.replies import Intake

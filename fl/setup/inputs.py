@@ -12,7 +12,7 @@ import faiss
 import torch
 from threadpoolctl import threadpool_limits
 
-from fl.config.schema import ConfigError, Settings
+from fl.config import ConfigError, Settings
 from fl.results.progress import FOLDER as PROGRESS
 from src.data import InspectionDataset, open_dataset, write_synthetic
 from src.data.partition import Partition, extend_partition, make_partition

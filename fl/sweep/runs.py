@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from fl.cli.terminal import CLIENTS, with_absolute_paths
-from fl.config.schema import (
+from fl.config import (
+    CLIENTS,
     ConfigError,
     Scalar,
     Settings,
@@ -35,6 +35,7 @@ from fl.config.schema import (
     parse_assignments,
     read_config,
     read_toml,
+    with_absolute_paths,
 )
 from fl.results.run_directory import METRICS
 from src.reporting.flat import flatten

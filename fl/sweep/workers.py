@@ -16,7 +16,7 @@ from types import ModuleType
 import psutil
 import torch
 
-from fl.config.schema import Settings
+from fl.config import Settings
 from fl.engines.launch import launch
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus

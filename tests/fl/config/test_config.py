@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl.cli.terminal import resolve
-from fl.config.schema import (
+from fl.config import (
     CHECKOUT,
     ConfigError,
     Settings,

@@ -11,7 +11,7 @@ from flwr.common.config import parse_config_args
 
 from fl.cli import deploy as cli_deploy
 from fl.cli import main as cli
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.deployment import roles as deployment
 from fl.deployment.roles import Plan, Role
 from fl.engines.commands import supernode_command

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.results.run_directory import held
 from fl.server.replies import RoundFailed
 from src.models import PatchCore

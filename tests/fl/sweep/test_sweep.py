@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.sweep.runs import Run, read_sweep
 from fl.sweep.workers import carry_out, jobs_here
 
