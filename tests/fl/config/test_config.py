@@ -46,6 +46,11 @@ def test_names_in_the_code_follow_the_keys() -> None:
         assert re.sub(r"[.-]", "_", field.alias) == name
 
 
+def test_every_setting_has_a_description() -> None:
+    for field in Settings.model_fields.values():
+        assert (field.description or "").endswith("."), field.alias
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configuration_file_is_valid(path: Path) -> None:
     settings = read_config(path)
