@@ -2,11 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from pydantic import ValidationError
 
-from fl.config.schema import NO_CODEBOOK, ConfigError, Settings
+from fl.config.schema import FIELDS, NO_CODEBOOK, ConfigError, Settings
 
 NO_LIMIT = (
     "no setting any more, since nobody set it; the limits and parts of dp_gaussian are fields of "
@@ -66,9 +65,6 @@ def _disagreements(s: Settings) -> Iterable[str]:
     if s.merge_protocol == "exact" and s.num_server_rounds == 1:
         yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
     yield from _privacy_disagreements(s)
-    weights = s.model_weights
-    if weights not in ("", "random") and not Path(weights).is_absolute():
-        yield f"model.weights = {weights}: leave empty, or write random or an absolute path"
 
 
 def _privacy_disagreements(s: Settings) -> Iterable[str]:
@@ -104,12 +100,9 @@ def _sentence(error: Mapping) -> str:
     if key in REMOVED:
         return f"{key}: {REMOVED[key]}"
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _KEYS, 1)
+        near = difflib.get_close_matches(key, FIELDS, 1)
         return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":
         return f"{key}: missing"
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{key} = {error['input']!r}: {said}"
-
-
-_KEYS = [field.alias or name for name, field in Settings.model_fields.items()]

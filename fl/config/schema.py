@@ -7,11 +7,20 @@ stand in pyproject.toml, where Flower reads them. `fedpatchcore settings` prints
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+)
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from src.errors import UserError
 
@@ -62,10 +71,32 @@ def _layers(text: str) -> str:
     return text
 
 
-def _absolute(text: str) -> str:
-    if text and not Path(text).is_absolute():
-        raise ValueError("must be an absolute path: the apps run in a folder of their own")
-    return text
+@dataclass(frozen=True)
+class PathSetting:
+    """Marks a setting as a path, which may be empty or one of some keywords instead.
+
+    The path must be absolute, because the apps run in a folder of their own.
+    """
+
+    keywords: tuple[str, ...] = ()
+
+    def absolute(self, text: str) -> str:
+        """The text as an absolute path; ~ is the user's home."""
+        if self._is_path(text):
+            return str(Path(text).expanduser().absolute())
+        return text
+
+    def _is_path(self, text: str) -> bool:
+        return bool(text) and text not in self.keywords
+
+    def _check(self, text: str) -> str:
+        if self._is_path(text) and not Path(text).is_absolute():
+            others = "".join(f" or {word}" for word in self.keywords)
+            raise ValueError(f"must be an absolute path{others}, or empty")
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return no_info_after_validator_function(self._check, handler(source))
 
 
 def _mechanism(name: str) -> str:
@@ -75,7 +106,7 @@ def _mechanism(name: str) -> str:
 
 
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+AbsolutePath = Annotated[str, PathSetting()]
 
 
 def _setting(key: str, description: str, **bounds: object) -> Any:
@@ -201,7 +232,7 @@ class Settings(BaseModel):
     model_layers: Annotated[str, AfterValidator(_layers)] = _setting(
         "model.layers", "Layers that patch features are taken from, comma-separated."
     )
-    model_weights: str = _setting(
+    model_weights: Annotated[str, PathSetting(("random",))] = _setting(
         "model.weights",
         "Backbone weights: empty for the published (or packaged) ones, random, or the absolute "
         "path of a local file.",
@@ -383,3 +414,6 @@ class Settings(BaseModel):
     def flat(self) -> dict[str, Scalar]:
         """The settings by key, as a run config takes them."""
         return self.model_dump(by_alias=True)
+
+
+FIELDS = {str(field.alias): field for field in Settings.model_fields.values()}  # by key

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
-from fl.config.schema import ConfigError, Scalar
+from fl.config.schema import FIELDS, ConfigError, PathSetting, Scalar
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLIENTS = 4  # simulated where clients = 0
-PATHS = ("data.root", "cache.dir", "partition.file", "out", "evaluate.baseline-dir")
 
 
 def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
@@ -92,9 +91,11 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
     return settings
 
 
-def with_absolute_paths(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Settings as the apps need them, which run in a folder of their own."""
-    paths = [key for key in PATHS if given.get(key)]
-    if given.get("model.weights") not in (None, "", "random"):
-        paths.append("model.weights")
-    return {**given, **{key: str(Path(str(given[key])).expanduser().absolute()) for key in paths}}
+def with_absolute_paths(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Settings whose paths are absolute, because the apps run in a folder of their own."""
+    absolute = dict(settings)
+    for key, value in settings.items():
+        for mark in FIELDS[key].metadata if key in FIELDS else ():
+            if isinstance(mark, PathSetting) and isinstance(value, str):
+                absolute[key] = mark.absolute(value)
+    return absolute

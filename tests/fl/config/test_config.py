@@ -104,6 +104,7 @@ def test_missing_key_is_refused() -> None:
         ("data.root", 5, "valid string"),
         ("cache.dir", "./cache", "absolute path"),
         ("out", "outputs/run", "absolute path"),
+        ("model.weights", "weights.pth", "absolute path or random"),
         ("data.image-size", "big", '"256", "HxW" from 32x32 up, "own", or'),
         ("data.image-size", 31, "from 32x32 up"),
         ("data.image-size", "64x64x3", "HxW"),
@@ -142,7 +143,6 @@ def test_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(
         ({"data__kind": "folder"}, "data.root", "name the folder of the folder dataset"),
         ({"data__kind": "autovi"}, "data.root", "name the folder of the autovi dataset"),
         ({"partition__kind": "category"}, "model.scope = object", "set model.scope = shared"),
-        ({"model__weights": "weights.pth"}, "model.weights", "an absolute path"),
         (
             {**EXACT, "merge__encoding": "int8"},
             "merge.protocol = exact",
@@ -249,9 +249,14 @@ def test_options_win_over_set_which_wins_over_the_file_which_wins_over_defaults(
 
 def test_paths_on_the_command_line_may_be_relative(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = resolve(None, ["data.kind=folder", "data.root=parts", "cache.dir=~/c"], None, None)
+    words = ["data.kind=folder", "data.root=parts", "cache.dir=~/c", "privacy.ledger=l.json"]
+    settings = resolve(None, words, None, None)
     assert settings.data_root == str(tmp_path / "parts")
     assert settings.cache_dir == str(Path.home() / "c")
+    assert settings.privacy_ledger == str(tmp_path / "l.json")
+    assert settings.partition_file == ""
+    for weights, path in (("random", "random"), ("w.pth", str(tmp_path / "w.pth"))):
+        assert resolve(None, [f"model.weights={weights}"], None).model_weights == path
     assert Path(settings.out).parent == tmp_path / "outputs"
 
 
