@@ -1,7 +1,7 @@
 """Settings: their meaning and bounds, where they come from, what goes together."""
 
 from fl.config.checks import check_settings
-from fl.config.schema import ConfigError, Scalar, Settings
+from fl.config.schema import FIELDS, ConfigError, Scalar, Settings, affects, identity
 from fl.config.sources import (
     CHECKOUT,
     CLIENTS,
@@ -17,12 +17,15 @@ from fl.config.sources import (
 __all__ = [
     "CHECKOUT",
     "CLIENTS",
+    "FIELDS",
     "ConfigError",
     "Scalar",
     "Settings",
+    "affects",
     "check_settings",
     "default_settings",
     "flatten_settings",
+    "identity",
     "leaves",
     "parse_assignments",
     "read_config",

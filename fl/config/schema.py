@@ -7,6 +7,7 @@ stand in pyproject.toml, where Flower reads them. `fedpatchcore settings` prints
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -109,8 +110,17 @@ Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)
 AbsolutePath = Annotated[str, PathSetting()]
 
 
-def _setting(key: str, description: str, **bounds: object) -> Any:
-    return Field(alias=key, description=description, **bounds)  # type: ignore[call-overload]
+Affects = Literal["result", "repetition", "nothing"]
+
+
+def _setting(key: str, description: str, affects: Affects = "result", **bounds: Any) -> Any:
+    """A setting, and what a run with another value of it is.
+
+    Another experiment ("result"); a repetition of the same experiment, with another seed, on
+    another machine or reported otherwise ("repetition"); or the same run, elsewhere ("nothing").
+    """
+    extra: dict[str, Any] = {"affects": affects}
+    return Field(alias=key, description=description, json_schema_extra=extra, **bounds)
 
 
 class Settings(BaseModel):
@@ -121,6 +131,7 @@ class Settings(BaseModel):
     seed: int = _setting(
         "seed",
         "Seed of the partition, of every selection and of all simulated noise.",
+        affects="repetition",
         ge=0,
         lt=2**32,
     )
@@ -135,7 +146,10 @@ class Settings(BaseModel):
         ge=0,
     )
     timeout: int = _setting(
-        "timeout", "Seconds that the server waits for the clients in each exchange.", ge=1
+        "timeout",
+        "Seconds that the server waits for the clients in each exchange.",
+        affects="nothing",
+        ge=1,
     )
     num_server_rounds: int = _setting(
         "num-server-rounds",
@@ -147,19 +161,28 @@ class Settings(BaseModel):
         "engine",
         "How a simulation runs: ray is Flower's simulation engine; inline runs one client after "
         "another in this process.",
+        affects="nothing",
     )
     cpus_per_client: int = _setting(
         "cpus-per-client",
         "CPU threads of each client. The last bits of a bank depend on it.",
+        affects="repetition",
         ge=1,
     )
     gpus_per_client: float = _setting(
-        "gpus-per-client", "Share of a GPU that each simulated client reserves.", ge=0
+        "gpus-per-client",
+        "Share of a GPU that each simulated client reserves.",
+        affects="repetition",
+        ge=0,
     )
     out: AbsolutePath = _setting(
-        "out", "Run directory. If empty, a new one below outputs/, or below cache.dir in flwr run."
+        "out",
+        "Run directory. If empty, a new one below outputs/, or below cache.dir in flwr run.",
+        affects="nothing",
     )
-    resume: bool = _setting("resume", "Continue from the merged bank in the run directory.")
+    resume: bool = _setting(
+        "resume", "Continue from the merged bank in the run directory.", affects="nothing"
+    )
 
     data_kind: Literal["synthetic", "autovi", "folder", "visa"] = _setting(
         "data.kind",
@@ -258,6 +281,7 @@ class Settings(BaseModel):
         "model.memory-limit-mb",
         "MiB that features may take during coreset selection. 0 means 2048 on a CPU, and 60 % of "
         "the free memory on a GPU.",
+        affects="repetition",
         ge=0,
     )
 
@@ -291,19 +315,24 @@ class Settings(BaseModel):
     evaluate_baselines: bool = _setting(
         "evaluate.baselines",
         "Also evaluate each client's own bank, and the centralized bank if data.shared is true.",
+        affects="repetition",
     )
     evaluate_false_alarm_rate: float = _setting(
         "evaluate.false-alarm-rate",
         "Fraction of normal images that the threshold flags as anomalous.",
+        affects="repetition",
         gt=0,
         lt=1,
     )
     evaluate_maps: bool = _setting(
-        "evaluate.maps", "Write the anomaly maps of the test images to the run directory."
+        "evaluate.maps",
+        "Write the anomaly maps of the test images to the run directory.",
+        affects="repetition",
     )
     evaluate_baseline_dir: AbsolutePath = _setting(
         "evaluate.baseline-dir",
         "Folder in which runs with the same data and model share centralized baselines.",
+        affects="nothing",
     )
 
     privacy_mechanism: Annotated[
@@ -336,6 +365,7 @@ class Settings(BaseModel):
     privacy_ledger: AbsolutePath = _setting(
         "privacy.ledger",
         "Ledger file that runs on the same images share. If empty, the run directory's own.",
+        affects="repetition",
     )
     privacy_noise: Literal["system", "seed"] = _setting(
         "privacy.noise",
@@ -357,9 +387,10 @@ class Settings(BaseModel):
     cache_dir: AbsolutePath = _setting(
         "cache.dir",
         "Folder for cached features and generated data. If empty, the user's cache folder.",
+        affects="nothing",
     )
     track: Literal["", "tensorboard", "mlflow"] = _setting(
-        "track", "Tracker that gets the metrics as well. If empty, none."
+        "track", "Tracker that gets the metrics as well. If empty, none.", affects="nothing"
     )
 
     @property
@@ -417,3 +448,14 @@ class Settings(BaseModel):
 
 
 FIELDS = {str(field.alias): field for field in Settings.model_fields.values()}  # by key
+
+
+def affects(key: str) -> Affects:
+    """What a setting affects; an unknown one, of another version, the result."""
+    extra = FIELDS[key].json_schema_extra if key in FIELDS else None
+    return extra["affects"] if isinstance(extra, dict) else "result"  # type: ignore[return-value]
+
+
+def identity(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The settings that tell a run from another one; its result depends on no others."""
+    return {key: value for key, value in settings.items() if affects(key) != "nothing"}

@@ -31,6 +31,7 @@ from fl.config import (
     check_settings,
     default_settings,
     flatten_settings,
+    identity,
     leaves,
     parse_assignments,
     read_config,
@@ -44,8 +45,6 @@ from src.storage.atomic import write_whole
 RUNS, BASELINES, RESULTS = "runs", "baselines", "results.csv"
 TABLES = ("base", "settings", "grid", "runs")
 OURS = ("out", "resume", "engine")  # settings that a sweep sees to
-# what two runs may differ in and still be the same one
-PLACES = (*OURS, "timeout", "cache.dir", "evaluate.baseline-dir", "track")
 LONGEST_NAME = 100  # characters of a folder's name
 
 
@@ -68,7 +67,8 @@ class Run:
         if not path.is_file():
             return None
         metrics = json.loads(path.read_text())
-        return metrics if same_run(metrics["config"], self.settings.flat()) else None
+        same = identity(metrics["config"]) == identity(self.settings.flat())
+        return metrics if same else None
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,6 @@ class Outcome:
     run: Run
     seconds: float | None = None  # that it took, where it ran just now
     error: str = ""
-
-
-def same_run(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
-    """Whether two settings are of one experiment: they may leave its files in other places."""
-    keys = (first.keys() | second.keys()) - set(PLACES)
-    return all(first.get(key) == second.get(key) for key in keys)
 
 
 def read_sweep(path: Path, assignments: Sequence[str], out: Path) -> list[Run]:
@@ -219,8 +213,8 @@ def _checked(name: str, given: dict[str, Scalar], folder: Path) -> Settings:
 def _refuse_twins(path: Path, runs: Sequence[Run]) -> None:
     seen: dict[str, Run] = {}
     for run in runs:
-        flat = {k: v for k, v in run.settings.flat().items() if k not in PLACES}
-        twin = seen.setdefault(json.dumps(flat, sort_keys=True), run)
+        own = json.dumps(identity(run.settings.flat()), sort_keys=True)
+        twin = seen.setdefault(own, run)
         if twin is not run:
             raise ConfigError(f"{path}: the runs {twin.name} and {run.name} have the same settings")
 

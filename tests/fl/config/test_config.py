@@ -13,6 +13,7 @@ from fl.config import (
     Settings,
     check_settings,
     default_settings,
+    identity,
     parse_assignments,
     read_config,
 )
@@ -44,6 +45,14 @@ def test_defaults_are_valid_and_come_back_as_they_were() -> None:
 def test_names_in_the_code_follow_the_keys() -> None:
     for name, field in Settings.model_fields.items():
         assert re.sub(r"[.-]", "_", field.alias) == name
+
+
+def test_a_run_elsewhere_is_the_same_run() -> None:
+    first = default_settings()
+    moved = {"out": "/a", "cache.dir": "/b", "engine": "inline", "resume": True, "timeout": 9}
+    assert identity(first | moved) == identity(first)
+    for key, value in (("seed", 1), ("evaluate.maps", False), ("merge.oversample", 2.0)):
+        assert identity(first | {key: value}) != identity(first)
 
 
 def test_every_setting_has_a_description() -> None:
