@@ -7,6 +7,10 @@ from pydantic import ValidationError
 
 from fl.config.schema import FIELDS, NO_CODEBOOK, ConfigError, Settings
 
+RENAMED = {  # settings of earlier versions, and their present names
+    "data.even-light": "data.normalize-brightness",
+    "privacy.donated": "data.public-holdout",
+}
 NO_LIMIT = (
     "no setting any more, since nobody set it; the limits and parts of dp_gaussian are fields of "
     "GaussianSettings in src/privacy/mechanisms/gaussian.py"
@@ -86,20 +90,22 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
             "privacy.group: with privacy.unit = group, and only then, name the metadata column "
             "whose values make groups"
         )
-    if s.privacy_donated and not (s.data_shared and s.data_train_images):
+    if s.data_public_holdout and not (s.data_shared and s.data_train_images):
         yield (
-            "privacy.donated: set data.train-images as well, in a simulation; what that leaves of "
-            "the training images is taken as public"
+            "data.public-holdout: needs a simulation that sets data.train-images, since public "
+            "images are drawn from what that leaves out"
         )
-    if s.privacy_donated and s.privacy_public_dir:
-        yield "privacy.public-dir, privacy.donated: name one source of public images"
+    if s.data_public_holdout and s.privacy_public_dir:
+        yield "privacy.public-dir, data.public-holdout: name one source of public images"
 
 
 def _sentence(error: Mapping) -> str:
     key = str(error["loc"][0])
-    if key in REMOVED:
-        return f"{key}: {REMOVED[key]}"
     if error["type"] == "extra_forbidden":
+        if key in RENAMED:
+            return f"{key}: renamed to {RENAMED[key]}"
+        if key in REMOVED:
+            return f"{key}: {REMOVED[key]}"
         near = difflib.get_close_matches(key, FIELDS, 1)
         return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":

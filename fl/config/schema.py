@@ -199,6 +199,12 @@ class Settings(BaseModel):
         "Training images used of each object, drawn by the seed. 0 uses all.",
         ge=0,
     )
+    data_public_holdout: int = _setting(
+        "data.public-holdout",
+        "In a simulation of a private run: training images of each object that count as public, "
+        "drawn from those that data.train-images leaves out. Replaces privacy.public-dir.",
+        ge=0,
+    )
     data_image_size: Annotated[Text, AfterValidator(_image_size)] = _setting(
         "data.image-size",
         "Size that images are resized to, in pixels: a side such as 256, HxW, own to keep their "
@@ -209,8 +215,8 @@ class Settings(BaseModel):
         "Side of a centre crop after resizing, in pixels. 0 does not crop.",
         ge=0,
     )
-    data_even_light: bool = _setting(
-        "data.even-light",
+    data_normalize_brightness: bool = _setting(
+        "data.normalize-brightness",
         "Bring all images to the same brightness and contrast, where the lighting varies.",
     )
     data_shared: bool = _setting(
@@ -335,11 +341,11 @@ class Settings(BaseModel):
         affects="nothing",
     )
 
-    privacy_mechanism: Annotated[
-        Literal["none", "dp_gaussian"], BeforeValidator(_mechanism)
-    ] = _setting(
-        "privacy.mechanism",
-        "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank.",
+    privacy_mechanism: Annotated[Literal["none", "dp_gaussian"], BeforeValidator(_mechanism)] = (
+        _setting(
+            "privacy.mechanism",
+            "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank.",
+        )
     )
     privacy_unit: Literal["image", "group", "client"] = _setting(
         "privacy.unit",
@@ -377,12 +383,6 @@ class Settings(BaseModel):
         "Folder of public images of the object, or of one folder for each object. They improve a "
         "private bank at no cost in ε.",
     )
-    privacy_donated: int = _setting(
-        "privacy.donated",
-        "In a simulation, in place of privacy.public-dir: training images of each object that "
-        "count as public, drawn from those that data.train-images leaves out.",
-        ge=0,
-    )
 
     cache_dir: AbsolutePath = _setting(
         "cache.dir",
@@ -412,7 +412,7 @@ class Settings(BaseModel):
     @property
     def has_public(self) -> bool:
         """Whether there are public images."""
-        return bool(self.privacy_public_dir or self.privacy_donated)
+        return bool(self.privacy_public_dir or self.data_public_holdout)
 
     @property
     def plan(self) -> Plan | None:
@@ -420,7 +420,7 @@ class Settings(BaseModel):
         if self.privacy_mechanism != "dp_gaussian":
             return None
         from src.privacy.mechanisms.config import Plan
-        
+
         return Plan(
             self.privacy_epsilon,
             self.privacy_delta,

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from fl.config import ConfigError, Settings
 from fl.server.ledger_store import LEDGER, Books
 from fl.server.replies import RoundFailed
-from fl.setup.inputs import open_donated
+from fl.setup.inputs import open_public_holdout
 from fl.wire.messages import check_size
 from fl.wire.sums import unpack_sums
 from src.data import InspectionDataset, Sample
@@ -205,13 +205,13 @@ def public_patches(settings: Settings, model: PatchCore, name: str) -> np.ndarra
 
 
 def public_images(settings: Settings, name: str) -> InspectionDataset:
-    """The public images of a bank: of the folder of its name or else the whole folder; or donated.
+    """The public images of a bank: of the folder of its name or else the whole folder; or held out.
 
     Raises:
         ConfigError: there are none.
     """
-    if settings.privacy_donated:
-        return by_bank(open_donated(settings), settings.model_scope)[name]
+    if settings.data_public_holdout:
+        return by_bank(open_public_holdout(settings), settings.model_scope)[name]
     return images_below(Path(settings.privacy_public_dir), name, "privacy.public-dir")
 
 

@@ -57,7 +57,7 @@ def build_model(settings: Settings) -> PatchCore:
             coreset_percentage=settings.model_coreset_percentage,
             image_size=settings.image_size,
             scale=settings.image_scale,
-            even_light=settings.data_even_light,
+            even_light=settings.data_normalize_brightness,
             crop=settings.data_crop or None,
             neighbors=settings.model_neighbors,
             border=settings.model_border,
@@ -102,7 +102,7 @@ def open_split(settings: Settings, root: str = "") -> Split:
     return Split(train, test)
 
 
-def open_donated(settings: Settings) -> InspectionDataset:
+def open_public_holdout(settings: Settings) -> InspectionDataset:
     """The training images that a simulation takes as public: next in the seed's draw after its own.
 
     Raises:
@@ -110,13 +110,13 @@ def open_donated(settings: Settings) -> InspectionDataset:
         ConfigError: no images are left for it.
     """
     train = open_dataset(settings.data_kind, settings.data_root, settings.data_objects, "train")
-    donated = _drawn(train, settings.seed, settings.data_train_images, settings.privacy_donated)
-    if len(donated) < settings.privacy_donated * len(train.objects):
+    holdout = _drawn(train, settings.seed, settings.data_train_images, settings.data_public_holdout)
+    if len(holdout) < settings.data_public_holdout * len(train.objects):
         raise ConfigError(
-            f"privacy.donated = {settings.privacy_donated}: data.train-images = "
+            f"data.public-holdout = {settings.data_public_holdout}: data.train-images = "
             f"{settings.data_train_images} leaves fewer"
         )
-    return donated
+    return holdout
 
 
 def partition_data(

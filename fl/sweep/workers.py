@@ -84,7 +84,7 @@ def _what_features_are_of(s: Settings) -> tuple[object, ...]:
         s.data_objects,
         s.data_image_size,
         s.data_crop,
-        s.data_even_light,
+        s.data_normalize_brightness,
     )
     return (*model, *data, s.cache_dir)
 

@@ -17,6 +17,7 @@ from fl.config import (
     parse_assignments,
     read_config,
 )
+from fl.config.checks import REMOVED, RENAMED
 
 CONFIGS = sorted((CHECKOUT / "configs").glob("*.toml"))
 FREE = {"data.root": "/data"}  # what files in configs/ leave to the user
@@ -82,6 +83,18 @@ def test_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_settings(default_settings() | {key: 1})
     assert str(caught.value) == f"{key}: unknown setting; did you mean {near}?"
+
+
+def test_setting_of_an_earlier_version_is_refused_with_what_to_use_instead() -> None:
+    assert refusal(data__even_light=True) == "data.even-light: renamed to data.normalize-brightness"
+    assert refusal(privacy__donated=2) == "privacy.donated: renamed to data.public-holdout"
+    assert refusal(privacy__cells=8).startswith("privacy.cells: the codebook mechanisms were")
+
+
+def test_present_names_of_renamed_settings_exist() -> None:
+    keys = default_settings().keys()
+    assert keys >= set(RENAMED.values())
+    assert not keys & {*RENAMED, *REMOVED}
 
 
 def test_unknown_key_that_is_near_to_none_is_refused_too() -> None:

@@ -406,8 +406,8 @@ def test_without_a_mechanism_the_run_says_that_nothing_is_guaranteed(clean) -> N
 
 
 def test_private_bank_stands_beside_public_images_alone_and_k_means(private, parts) -> None:
-    donated = {"data__train_images": 4, "privacy__donated": 2, "evaluate__baselines": True}
-    done = private(**donated)
+    holdout = {"data__train_images": 4, "data__public_holdout": 2, "evaluate__baselines": True}
+    done = private(**holdout)
     metrics = done.metrics
     names = {"k-means without noise", "public images alone", "Gaussian of public images"}
     assert set(metrics["comparators"]) == names
@@ -417,32 +417,27 @@ def test_private_bank_stands_beside_public_images_alone_and_k_means(private, par
     page = (done.out / "report.html").read_text()
     assert "public images alone" in page
     assert "What was released" in page
-    alone = private(**donated | {"privacy__donated": 0})
+    alone = private(**holdout | {"data__public_holdout": 0})
     assert set(alone.metrics["comparators"]) == {"k-means without noise"}
 
 
-def test_donated_images_are_none_of_the_private_ones(settings) -> None:
-    checked = settings(data__train_images=4, privacy__donated=2, privacy__mechanism="dp_gaussian")
+def test_public_holdout_is_disjoint_from_the_private_images(settings) -> None:
+    changes = {"data__public_holdout": 2, "privacy__mechanism": "dp_gaussian"}
+    checked = settings(**changes, data__train_images=4)
     public = {s.key for s in public_images(checked, "bracket").samples}
     assert len(public) == 2
     assert not public & {s.key for s in open_split(checked).train.samples}
     with pytest.raises(ConfigError, match="data.train-images = 5 leaves fewer"):
-        public_images(
-            settings(data__train_images=5, privacy__donated=2, privacy__mechanism="dp_gaussian"),
-            "bracket",
-        )
+        public_images(settings(**changes, data__train_images=5), "bracket")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"privacy__donated": 2}, "set data.train-images as well"),
-        (
-            {"privacy__donated": 2, "data__train_images": 4, "privacy__public_dir": "/somewhere"},
-            "name one source",
-        ),
+        ({"data__train_images": 0}, "needs a simulation that sets data.train-images"),
+        ({"privacy__public_dir": "/somewhere"}, "name one source"),
     ],
 )
-def test_donations_that_cannot_be_are_refused(private, changes, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        private(**changes)
+def test_impossible_public_holdout_is_refused(private, changes, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        private(**{"data__public_holdout": 2, "data__train_images": 4, **changes})
