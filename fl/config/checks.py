@@ -5,8 +5,12 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from fl.config.schema import FIELDS, NO_CODEBOOK, ConfigError, Settings
+from fl.config.schema import FIELDS, ConfigError, Settings
 
+NO_CODEBOOK = (
+    "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
+    "epsilon; set privacy.mechanism = dp_gaussian"
+)
 RENAMED = {  # settings of earlier versions, and their present names
     "data.even-light": "data.normalize-brightness",
     "privacy.donated": "data.public-holdout",
@@ -16,6 +20,7 @@ NO_LIMIT = (
     "GaussianSettings in src/privacy/mechanisms/gaussian.py"
 )
 REMOVED = {  # settings of earlier versions, and what to use instead
+    "merge.components": "removed; set merge.encoding = int8 to send fewer bytes",
     "privacy.cells": NO_CODEBOOK,
     "privacy.lloyd-rounds": NO_CODEBOOK,
     "privacy.residual-limit": NO_CODEBOOK,
@@ -27,6 +32,15 @@ REMOVED = {  # settings of earlier versions, and what to use instead
     "privacy.centre-part": NO_LIMIT,
     "privacy.near-part": NO_LIMIT,
     "privacy.threshold-part": NO_LIMIT,
+}
+REMOVED_VALUES = {
+    ("merge.budget", "equal"): "removed; use radius, or proportional, the default",
+    ("privacy.mechanism", "dp_codebook"): NO_CODEBOOK,
+    ("privacy.mechanism", "dp_gauss_codebook"): NO_CODEBOOK,
+    ("privacy.mechanism", "legacy_embedding_noise"): (
+        "noise on single vectors protects no image, so it is no mechanism; to see what it gives "
+        "away, set privacy.mechanism = none and use fedpatchcore audit RUN_DIR --embedding-noise"
+    ),
 }
 
 
@@ -61,10 +75,10 @@ def _disagreements(s: Settings) -> Iterable[str]:
             "model.scope = object: with partition.kind = category no two clients share an object, "
             "so there is nothing to merge; set model.scope = shared"
         )
-    if s.merge_protocol == "exact" and s.coding.lossy:
+    if s.merge_protocol == "exact" and s.merge_encoding == "int8":
         yield (
             "merge.protocol = exact: rows must arrive as they are; set merge.encoding = float16 or "
-            "float32, and merge.components = 0"
+            "float32"
         )
     if s.merge_protocol == "exact" and s.num_server_rounds == 1:
         yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
@@ -78,7 +92,7 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
             "privacy.noise = seed: whoever knows the seed can take such noise off again; it is for "
             "simulations only"
         )
-    if s.plan is None:
+    if mechanism == "none":
         return
     if s.num_server_rounds > 1 or s.merge_protocol == "exact":
         yield (
@@ -110,5 +124,6 @@ def _sentence(error: Mapping) -> str:
         return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
     if error["type"] == "missing":
         return f"{key}: missing"
-    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key} = {error['input']!r}: {said}"
+    value = error["input"]
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{key} = {value!r}: {REMOVED_VALUES.get((key, str(value)), reason)}"

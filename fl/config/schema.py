@@ -33,18 +33,6 @@ Scalar = str | int | float | bool
 
 OWN_SIZE = re.compile(r"own(?:\*((?:0|[1-4])?\.?\d+))?")
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-NO_CODEBOOK = (
-    "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
-    "epsilon; set privacy.mechanism = dp_gaussian"
-)
-REMOVED_MECHANISMS = {
-    "dp_codebook": NO_CODEBOOK,
-    "dp_gauss_codebook": NO_CODEBOOK,
-    "legacy_embedding_noise": (
-        "noise on single vectors protects no image, so it is no mechanism; to see what it gives "
-        "away, set privacy.mechanism = none and use fedpatchcore audit RUN_DIR --embedding-noise"
-    ),
-}
 
 
 class ConfigError(UserError, ValueError):
@@ -98,12 +86,6 @@ class PathSetting:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         return no_info_after_validator_function(self._check, handler(source))
-
-
-def _mechanism(name: str) -> str:
-    if name in REMOVED_MECHANISMS:
-        raise ValueError(REMOVED_MECHANISMS[name])
-    return name
 
 
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
@@ -302,7 +284,7 @@ class Settings(BaseModel):
         "Rows that all clients send in all rounds together, as a multiple of the merged bank.",
         ge=1,
     )
-    merge_budget: Literal["proportional", "equal", "radius"] = _setting(
+    merge_budget: Literal["proportional", "radius"] = _setting(
         "merge.budget",
         "How the first round's rows are divided among clients: proportional to their patches, or "
         "by the one covering radius that uses up all rows. Later rounds always use radius.",
@@ -310,7 +292,6 @@ class Settings(BaseModel):
     merge_encoding: Literal["float32", "float16", "int8"] = _setting(
         "merge.encoding", "Precision of the values that clients send."
     )
-    merge_components: int = _setting("merge.components", "Principal components sent.", ge=0)
     merge_max_rows: int = _setting(
         "merge.max-rows", "Rows that a client may send at most; larger uploads are refused.", ge=1
     )
@@ -341,11 +322,9 @@ class Settings(BaseModel):
         affects="nothing",
     )
 
-    privacy_mechanism: Annotated[Literal["none", "dp_gaussian"], BeforeValidator(_mechanism)] = (
-        _setting(
-            "privacy.mechanism",
-            "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank.",
-        )
+    privacy_mechanism: Literal["none", "dp_gaussian"] = _setting(
+        "privacy.mechanism",
+        "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank.",
     )
     privacy_unit: Literal["image", "group", "client"] = _setting(
         "privacy.unit",
@@ -407,7 +386,7 @@ class Settings(BaseModel):
         """How rows are encoded on their way from clients to the server."""
         from src.federated.codec import Coding
 
-        return Coding(self.merge_encoding, self.merge_components)
+        return Coding(self.merge_encoding)
 
     @property
     def has_public(self) -> bool:

@@ -42,7 +42,7 @@ from fl.wire.messages import (
     unpack_upload,
 )
 from fl.wire.sums import pack_asks
-from src.federated.allocation import allot
+from src.federated.allocation import Budget, allot
 from src.federated.candidates import Stage, pooled_threshold, silent
 from src.federated.merge import MergedBank, check_bank, check_survey, join_banks, merge_banks
 from src.federated.types import BankRefused, Calibration, ClientBank, Survey
@@ -194,7 +194,7 @@ class FederatedPatchCore(Strategy):
     def _allot(self, server_round: int) -> dict[int, dict[str, int]]:
         """Client -> bank name -> rows that it may send in this round."""
         exact = self.settings.exact_in(server_round)
-        budget = self.settings.merge_budget if server_round == 1 else "radius"
+        budget: Budget = self.settings.merge_budget if server_round == 1 else "radius"
         allowances: dict[int, dict[str, int]] = {client: {} for client in self._surveys}
         for name in sorted({name for surveys in self._surveys.values() for name in surveys}):
             asked = {c: surveys[name] for c, surveys in self._surveys.items() if name in surveys}

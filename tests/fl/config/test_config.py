@@ -88,6 +88,10 @@ def test_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
 def test_setting_of_an_earlier_version_is_refused_with_what_to_use_instead() -> None:
     assert refusal(data__even_light=True) == "data.even-light: renamed to data.normalize-brightness"
     assert refusal(privacy__donated=2) == "privacy.donated: renamed to data.public-holdout"
+    assert refusal(merge__components=9).startswith("merge.components: removed")
+    assert refusal(merge__budget="equal") == (
+        "merge.budget = 'equal': removed; use radius, or proportional, the default"
+    )
     assert refusal(privacy__cells=8).startswith("privacy.cells: the codebook mechanisms were")
 
 
@@ -170,7 +174,6 @@ def test_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(
             "merge.protocol = exact",
             "merge.encoding = float16",
         ),
-        ({**EXACT, "merge__components": 9}, "merge.protocol = exact", "merge.components = 0"),
         ({**EXACT, "num_server_rounds": 1}, "merge.protocol = exact", "it takes rounds"),
     ],
 )
