@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | certs | lint | format | bench | constraints | clean
+# make setup | demo | test | test-slow | certs | lint | format | docs | bench | constraints | clean
 # Everything is set up on the first call, in .venv; it needs only Python 3.11 to 3.13 and make.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -37,6 +37,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# the documentation site, into site/; to read it with its search: python -m http.server --directory site
+docs: $(READY)
+	$(UV) install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(FAISS),dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # on this machine's CPU, beside anomalib's selection, which the extra brings; takes about a quarter of an hour
 bench: $(READY)
 	$(UV) install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(FAISS),dev,bench]'
@@ -45,13 +51,13 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scoring.py
 
 constraints: $(READY)
-	$(UV) compile --universal --python-version 3.11 --extra cpu --extra gpu --extra dev --extra bench \
+	$(UV) compile --universal --python-version 3.11 --extra cpu --extra gpu --extra dev --extra bench --extra docs \
 		--upgrade --quiet --no-header --no-annotate \
 		pyproject.toml --output-file constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 was found: name one by PYTHON=..."; exit 1; }
@@ -61,4 +67,4 @@ $(READY): pyproject.toml constraints.txt
 	@rm -f .venv/.ready-*
 	@touch $@
 
-.PHONY: setup demo test test-slow certs lint format bench constraints clean
+.PHONY: setup demo test test-slow certs lint format docs bench constraints clean

@@ -1,67 +1,65 @@
-"""The ClientApp: fit a bank on the images this node holds, install the merged one and score.
+"""The ClientApp: each function decodes a message, calls `src.federated`, and encodes the answer.
 
-Each function decodes, calls `src.federated`, encodes. A failure is answered in words, so that the
-server can say which client it was; where data are the node's own, in words that name no file.
+A client that fails answers with the reason, so that the server can name it. Where the data are the
+node's own, the reason names no file.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 
-import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fl.client.node import CannotTakePart, Clock, Node
-from fl.client.selection import allowed, find, find_again, find_more, own_banks, terms_of
+from fl.client.node import CannotTakePart, Node
+from fl.client.selection import (
+    Rows,
+    local_banks,
+    quotas_of,
+    select_again,
+    select_farthest,
+    select_first,
+    select_residual,
+)
 from fl.client.state import (
-    recall_known,
-    remember_found,
-    remember_sending,
-    settle,
-    take_found,
-    take_in_merged,
+    commit_pending,
+    load_sent_pairs,
+    pop_candidates,
+    save_candidates,
+    save_pending,
+    update_merged,
 )
 from fl.config import ConfigError
-from fl.setup.inputs import Split, cpu_threads
-from fl.wire.arrays import unpack_banks
-from fl.wire.messages import (
-    BANKS,
-    CONFIG,
-    TICKET,
-    Prospect,
-    Results,
-    Side,
-    Upload,
-    pack_failure,
-    pack_prospect,
-    pack_results,
+from fl.setup.threads import cpu_threads
+from fl.wire.banks import (
+    RoundInfo,
     pack_upload,
-    unpack_frames,
+    unpack_merged,
+    unpack_quotas,
+    unpack_round,
+    unpack_rows,
 )
-from fl.wire.sums import ASK, pack_sums, unpack_asks
-from src.evaluation.score_set import compute_metrics, mean_metrics
+from fl.wire.envelope import CONFIG, TICKET, pack_failure
+from fl.wire.results import ObjectMetrics, Results, pack_results
+from fl.wire.sums import pack_sums, unpack_asks
+from fl.wire.surveys import SurveyReply, pack_curves, pack_holdings
+from src.data import InspectionDataset
+from src.evaluation.score_set import ScoreSet, mean_metrics
 from src.federated.allocation import CURVE_POINTS, EXACT_POINTS
-from src.federated.candidates import (
-    by_object,
-    calibrate_with,
-    code_bank,
-    extract_features,
-    holding_of,
-    score_with,
-)
-from src.federated.types import Survey
-from src.models.feature_transform import Frame
+from src.federated.bank_set import split_by_object
+from src.federated.calibration import calibrate
+from src.federated.candidates import Candidates, client_stats, encode_bank, extract_features
+from src.federated.scoring import install, metrics_by_object, score, score_test_set
 from src.privacy.records import sums_of
 
-NO_CURVE = (np.empty(0, np.int64), np.empty(0))
+Handler = Callable[[Node, Message, Context], RecordDict]
 
-log = logging.getLogger("flwr")  # what a SuperNode's own log shows
+log = logging.getLogger("flwr")  # the log a SuperNode shows
 
 app = ClientApp()
 
 
-def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callable:
-    """A handler that answers in words when it fails, and keeps to the client's share of cores."""
+def answering(handle: Handler) -> Callable[[Message, Context], Message]:
+    """Turn a handler into one that answers failures too, and keeps to the client's CPU share."""
 
     def answer(message: Message, context: Context) -> Message:
         try:
@@ -70,7 +68,7 @@ def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callabl
                 content = handle(Node(message, context), message, context)
         except Exception as error:
             number = int(context.node_config.get("partition-id", -1))
-            content = pack_failure(number, _sayable(error, message))
+            content = pack_failure(number, _public_reason(error, message))
         if TICKET in message.content:
             content[TICKET] = message.content[TICKET]
         return Message(content, reply_to=message)
@@ -78,10 +76,10 @@ def answering(handle: Callable[[Node, Message, Context], RecordDict]) -> Callabl
     return answer
 
 
-def _sayable(error: Exception, message: Message) -> str:
-    """What the server may hear of an error: all in a simulation, else no more than its kind."""
+def _public_reason(error: Exception, message: Message) -> str:
+    """What the server may learn of an error: everything in a simulation, else only its kind."""
     kind = type(error).__name__
-    if isinstance(error, CannotTakePart | ConfigError):  # settings are the server's own
+    if isinstance(error, CannotTakePart | ConfigError):  # the settings are the server's own
         return str(error)
     if message.content[CONFIG].get("workspace"):
         return f"{kind}: {error}"
@@ -89,122 +87,136 @@ def _sayable(error: Exception, message: Message) -> str:
     return f"{kind} (the node's own log says more)"
 
 
-@app.query()
+@app.query("holdings")
 @answering
-def survey(node: Node, message: Message, context: Context) -> RecordDict:
-    """Say what this client holds of each bank and, if asked, how many rows would cover how much.
-
-    Or give the private sums that are asked for instead.
-    """
-    clock, terms = Clock(), terms_of(message)
-    node.extract(clock)
-    if ASK in message.content:
-        return private_sums(node, message, clock)
-    if terms.curves:
-        fresh = settle(context, terms.heard)
-        news = unpack_banks(message.content[BANKS]) if BANKS in message.content else {}  # type: ignore[arg-type]
-        merged = take_in_merged(context, news, terms.known)
-        if merged is None:
-            clock.lap("coreset")
-            return pack_prospect(Prospect(node.sender(clock), {}, lost=True))
-        found = find_more(node, context, terms, merged, fresh) if merged else find(node)
-        points = EXACT_POINTS if node.settings.exact_in(terms.number) else CURVE_POINTS
-        remember_found(context, found)
-        surveys = {name: candidates.survey(points) for name, candidates in found.items()}
-    else:
-        surveys = {
-            name: Survey(holding_of(node.model, images), *NO_CURVE)
-            for name, images in node.banks().items()
-        }
-    clock.lap("coreset")
-    return pack_prospect(Prospect(node.sender(clock), surveys))
+def holdings(node: Node, message: Message, context: Context) -> RecordDict:
+    """Report how many images and patches this client holds for each bank."""
+    node.extract_train_features()
+    stats = node.train_by_bank.map(lambda images: client_stats(node.model, images))
+    node.clock.lap("coreset")
+    return pack_holdings(node.sender(), stats)
 
 
-def private_sums(node: Node, message: Message, clock: Clock) -> RecordDict:
-    """The sums over this client's records of what is asked, each record's part bounded."""
-    settings, held = node.settings, node.banks()
+@app.query("curves")
+@answering
+def curves(node: Node, message: Message, context: Context) -> RecordDict:
+    """Select what the merged banks do not cover yet; report how many rows cover how much."""
+    return _report_curves(node, message, context, select_residual, CURVE_POINTS)
+
+
+@app.query("farthest")
+@answering
+def farthest(node: Node, message: Message, context: Context) -> RecordDict:
+    """Select the patches farthest from the merged banks; report how far they and the others are."""
+    return _report_curves(node, message, context, select_farthest, EXACT_POINTS)
+
+
+def _report_curves(
+    node: Node,
+    message: Message,
+    context: Context,
+    select: Callable[[Node, Context, RoundInfo, Rows, Rows], dict[str, Candidates]],
+    points: int,
+) -> RecordDict:
+    node.extract_train_features()
+    info = unpack_round(message.content)
+    committed = commit_pending(context, info.acked_round)
+    merged = update_merged(context, unpack_rows(message.content), info.synced_rows)
+    if merged is None:
+        node.clock.lap("coreset")
+        return pack_curves(node.sender(), SurveyReply({}, stale=True))
+    candidates = select(node, context, info, merged, committed) if merged else select_first(node)
+    save_candidates(context, candidates)
+    reply = SurveyReply({name: each.curve(points) for name, each in candidates.items()})
+    node.clock.lap("coreset")
+    return pack_curves(node.sender(), reply)
+
+
+@app.query("sums")
+@answering
+def sums(node: Node, message: Message, context: Context) -> RecordDict:
+    """Answer the queries of a private mechanism with sums over this client's records."""
+    node.extract_train_features()
+    settings, images = node.settings, node.train_by_bank
     by = (settings.privacy_unit, settings.privacy_group)
-    sums = {
-        name: sums_of(node.model, held[name], ask, *by, node.progress("private sums"))
-        for name, ask in unpack_asks(message.content).items()
-        if name in held
+    answers = {
+        name: sums_of(node.model, images[name], query, *by, node.progress("private sums"))
+        for name, query in unpack_asks(message.content).items()
+        if name in images
     }
-    clock.lap("coreset")
-    return pack_sums(node.sender(clock), sums)
+    node.clock.lap("coreset")
+    return pack_sums(node.sender(), answers)
 
 
 @app.train()
 @answering
 def train(node: Node, message: Message, context: Context) -> RecordDict:
-    """Select a bank for each object held, send as much of it as the budget gives."""
-    clock = Clock()
-    node.extract(clock)
-    found = take_found(context) or find_again(node, message)
-    rows = allowed(node, message, found)
-    own = own_banks(node, context, found)
-    coded = {
-        name: code_bank(candidates, rows[name], node.settings.coding, own[name].radius)
-        for name, candidates in found.items()
+    """Send as many rows of each bank as the quota, or the client's patches, allow."""
+    node.extract_train_features()
+    info, quotas = unpack_round(message.content), unpack_quotas(message.content)
+    candidates = pop_candidates(context) or select_again(node, info, quotas is not None)
+    counts = quotas_of(node, quotas, candidates)
+    local = local_banks(node, context, candidates)
+    encoding = node.settings.merge_encoding
+    encoded = {
+        name: encode_bank(each, counts[name], encoding, local[name].radius)
+        for name, each in candidates.items()
     }
-    remember_sending(context, terms_of(message).number, node.settings.coding, found, coded)
-    clock.lap("coreset")
-    upload = Upload(node.sender(clock), {name: each.bank for name, each in coded.items()})
-    return pack_upload(upload, {name: each.parts for name, each in coded.items()})
+    save_pending(context, info.number, encoding, candidates, encoded)
+    node.clock.lap("coreset")
+    return pack_upload(node.sender(), encoded)
 
 
 @app.evaluate()
 @answering
-def evaluate_banks(node: Node, message: Message, context: Context) -> RecordDict:
-    """Install the merged banks, score this client's test images, calibrate on its normal ones.
+def evaluate(node: Node, message: Message, context: Context) -> RecordDict:
+    """Install each merged bank once; calibrate on this client's normal images, score its test set.
 
-    With a private mechanism nothing else may tell of the training images: there is no calibration,
-    and a bank of this client's own is scored only where all is one simulation.
+    In a private run nothing else may tell of the training images: there is no calibration, and the
+    local banks are scored only in a simulation.
     """
     private = node.settings.plan is not None
-    frames = unpack_frames(message.content)
-    merged = unpack_banks(message.content[BANKS])  # type: ignore[arg-type]
-    clock = Clock()
-    extract_features(node.model, node.own.test, node.progress("test features"))
-    clock.lap("features")
-    settle(context)
-    known = recall_known(context)
-    calibrations = {
-        name: calibrate_with(node.model, merged[name], images, known.get(name), node.progress)
-        for name, images in node.banks().items()
-        if name in merged and not private
-    }
-    federated = score_objects(node, merged, node.own, "federated", frames)
-    clock.lap("evaluate")
-    alone = node.settings.evaluate_baselines and not (private and node.workspace is None)
-    own = own_banks(node, context) if alone else {}
-    local = score_objects(node, {n: b.rows for n, b in own.items()}, node.whole, "local")
-    clock.lap("local")
-    results: Results = {
-        "client": node.number,
-        "federated": federated,
+    extract_features(node.model, node.data.test, node.progress("test features"))
+    node.clock.lap("features")
+    commit_pending(context)
+    results = _score_merged(node, message, context, calibrated=not private)
+    node.clock.lap("evaluate")
+    if node.settings.evaluate_baselines and not (private and node.workspace is None):
+        banks = local_banks(node, context)
+        scores = score_test_set(node.model, banks, node.all_data.test, node.progress)
+        results["local"] = _metrics(node, "local", node.all_data.test, scores)
+        results["local_images"] = len(node.all_data.test)
+        node.clock.lap("local")
+    return pack_results(node.sender(), results)
+
+
+def _score_merged(node: Node, message: Message, context: Context, calibrated: bool) -> Results:
+    sent, test = load_sent_pairs(context), split_by_object(node.data.test)
+    scores: dict[str, ScoreSet] = {}
+    calibrations = {}
+    banks = unpack_merged(message.content)
+    for name, bank in banks.items():
+        install(node.model, bank)
+        if calibrated and name in node.train_by_bank:
+            images = node.train_by_bank[name]
+            each = calibrate(node.model, images, sent.get(name), node.progress)
+            calibrations[name] = each
+        for of_object, images in test.items():
+            if banks.for_object(of_object) is bank:
+                scores[of_object] = score(node.model, images, node.progress)
+    return {
+        "federated": _metrics(node, "federated", node.data.test, scores),
         "calibration": {
             name: {"quantiles": c.quantiles.tolist(), "images": c.images, "radius": c.radius}
             for name, c in calibrations.items()
         },
-        "seconds": clock.laps,
     }
-    if alone:
-        results["local"], results["local_images"] = local, len(node.whole.test)
-    return pack_results(results)
 
 
-def score_objects(
-    node: Node, banks: dict, data: Split, side: str, frames: Mapping[str, Frame] = {}
-) -> Side:
-    """Figures of the test images, object by object, with the bank of each; and their mean."""
-    figures = {}
-    for name, images in by_object(data.test).items():
-        bank = node.bank_of(name)
-        if bank not in banks:
-            continue
-        scored = score_with(node.model, banks[bank], images, node.progress, frames.get(bank))
-        place = node.place(side, name)
-        if place:
-            scored.save(place)
-        figures[name] = compute_metrics(node.model, images, scored)
-    return {"mean": mean_metrics(list(figures.values())), "objects": figures}
+def _metrics(
+    node: Node, side: str, test: InspectionDataset, scores: Mapping[str, ScoreSet]
+) -> ObjectMetrics:
+    for name, of_object in scores.items():
+        node.save_scores(side, name, of_object)
+    metrics = metrics_by_object(node.model, test, scores)
+    return {"mean": mean_metrics(list(metrics.values())), "objects": metrics}

@@ -25,15 +25,17 @@ from fl.audit.bank import (
 from fl.audit.inversion import invert_bank
 from fl.client.node import PARTITION
 from fl.config import ConfigError, Settings, check_settings, default_settings, read_config
-from fl.results.run_directory import CONFIG, METRICS
 from fl.server.checkpoint import MODEL
 from fl.server.ledger_store import ANSWERS, read_answers
 from fl.server.ledger_store import LEDGER as LEDGER_FILE
-from fl.server.private import images_below, public_patches
-from fl.setup.inputs import Split, build_model, open_split
+from fl.setup.data import Split, open_split
+from fl.setup.model import build_model
+from fl.setup.public import images_below, public_patches
+from fl.workspace.directory import CONFIG, METRICS
 from src.data import DataError
 from src.data.partition import Partition
-from src.federated.candidates import Stage, by_bank
+from src.federated.bank_set import split_by_bank
+from src.federated.candidates import Stage
 from src.models import FileError, PatchCore
 from src.models.feature_transform import Frame
 from src.models.model_file import ModelFile
@@ -153,8 +155,8 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
     settings, model = run.settings, run.model
     merged = [client["client"] for client in run.metrics["local"]["clients"]]
     trained = [run.data.share(run.partition, client).train for client in merged]
-    shares = [by_bank(train, settings.model_scope) for train in trained]
-    tests = by_bank(run.data.test, settings.model_scope)
+    shares = [split_by_bank(train, settings.model_scope) for train in trained]
+    tests = split_by_bank(run.data.test, settings.model_scope)
     plan = settings.plan
     found = []
     for number, (name, rows) in enumerate(sorted(run.file.banks.items())):

@@ -1,10 +1,10 @@
-"""fedpatchcore data: a look at a data set before a run."""
+"""fedpatchcore data: check a dataset before a run."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,166 +15,139 @@ from rich.text import Text
 
 from fl.cli.terminal import console
 
-if TYPE_CHECKING:
-    from src.data.checks.findings import Column, Findings
+if TYPE_CHECKING:  # these import torch, which is slow
+    from src.data.checks.report import Column, DatasetReport, Group
     from src.data.checks.rules import Problem
 
-SHOWN = 3  # of many sizes, values or places
-STATES = {"marked": "marked", "empty": "empty", "missing": "no mask", "unusable": "unusable"}
-COLOURS = {"error": "bold red", "warning": "bold yellow"}
+SHOWN = 3  # sizes, values or locations to print before the rest is summed up
+MASK_STATES = {"marked": "marked", "empty": "empty", "missing": "no mask", "unusable": "unusable"}
+STYLES = {"error": "bold red", "warning": "bold yellow"}
 MODES = {"L": "grey", "I;16": "16-bit grey", "P": "palette", "RGBA": "RGB and alpha"}
 
-datasets = typer.Typer(no_args_is_help=True, help="A look at a data set before a run.")
+datasets = typer.Typer(no_args_is_help=True, help="Check a dataset before a run.")
 
 
 @datasets.command()
 def check(
-    root: Annotated[Path, typer.Argument(help="the folder that data.root is to name")],
-    kind: Annotated[str, typer.Option(help="folder, autovi or visa; auto finds out")] = "auto",
-    objects: Annotated[str, typer.Option(help="comma-separated, or all")] = "all",
+    root: Annotated[Path, typer.Argument(help="the data folder, as in data.root")],
+    kind: Annotated[str, typer.Option(help="folder, autovi or visa; auto detects it")] = "auto",
+    objects: Annotated[str, typer.Option(help="names separated by commas, or all")] = "all",
     quick: Annotated[
-        bool, typer.Option("--quick", help="headers only: nothing is decoded or compared")
+        bool, typer.Option("--quick", help="read headers only, without decoding any image")
     ] = False,
 ) -> None:
-    """What a data set holds, what is wrong with it, and how to run on it.
+    """Show what a dataset contains, what is wrong with it, and how to run on it.
 
-    Exit status 1 if there are errors; warnings alone give 0.
+    The exit status is 1 if there are errors. Warnings do not change it.
     """
-    from src.data.checks.check import check_dataset
+    from src.data.checks.dataset import check_dataset
 
-    with console.status("looking at the images") as status:
-        found = check_dataset(
+    with console.status("checking images") as status:
+        report = check_dataset(
             root,
             kind,
             objects,
             quick=quick,
-            step=lambda done, all_: status.update(f"looking at image {done} of {all_}"),
+            progress=lambda done, total: status.update(f"checking image {done} of {total}"),
         )
-    console.print(_plain(f"data.kind = {found.kind}: {found.reason}"))
-    if found.groups:
-        _show_found(found, quick)
-    for problem in found.problems:
-        _show_problem(problem)
-    _show_verdict(found, quick)
-    if found.groups:
-        _show_command(found, root, objects)
-    if found.count("error"):
+    console.print(Text(f"data.kind = {report.kind}: {report.reason}"))
+    if report.groups:
+        _print_tables(report, quick)
+    for problem in report.problems:
+        _print_problem(problem)
+    errors = report.count("error")
+    counts = f"{_count(errors, 'error')}, {_count(report.count('warning'), 'warning')}"
+    scope = " (headers only)" if quick else ""
+    console.print(f"\n{counts[0].upper()}{counts[1:]}{scope}.", highlight=False)
+    if report.groups:
+        title = "After the errors are fixed, run:" if errors else "To run on this dataset:"
+        command = " \\\n    ".join(_suggest_command(report, root, objects))
+        console.print(f"\n{title}\n{command}", markup=False, highlight=False, soft_wrap=True)
+    if errors:
         raise typer.Exit(1)
 
 
-def suggest(found: Findings, root: Path, objects: str) -> list[str]:
-    """The words of a simulation of this data, quoted for a shell, a setting each.
+def _suggest_command(report: DatasetReport, root: Path, objects: str) -> list[str]:
+    """Return a command that simulates on this dataset, one shell-quoted setting per item.
 
-    The partition goes by the first column of which two values or more have training images enough
-    for a client each; without one, by the default.
+    It partitions by the first column with enough training images for two clients or more.
     """
-    from src.data.checks.rules import FEW
-
-    settings: dict[str, object] = {"data.kind": found.kind, "data.root": root}
+    settings: dict[str, object] = {"data.kind": report.kind, "data.root": root}
     if objects != "all":
         settings["data.objects"] = objects
-    for column in found.columns:
-        clients = sum(count >= FEW for count in column.values.values())
-        if column.divides and clients > 1:
-            settings |= {"partition.kind": "attribute", "partition.column": column.name}
-            settings["clients"] = clients
-            break
+    columns = (column for column in report.columns if column.can_partition and column.clients > 1)
+    if column := next(columns, None):
+        settings |= {"partition.kind": "attribute", "partition.column": column.name}
+        settings["clients"] = column.clients
     sets = (f"--set {shlex.quote(f'{key}={value}')}" for key, value in settings.items())
     return ["fedpatchcore simulate", *sets]
 
 
-def _show_found(found: Findings, quick: bool) -> None:
-    tables = [_group_table(found, quick), _picture_table(found)]
-    for table in [*tables, _column_table(found.columns)] if found.columns else tables:
-        console.print()
-        console.print(table)
+def _print_tables(report: DatasetReport, quick: bool) -> None:
+    formats = Table("object", "height × width: images", "mode: images", box=None)
+    for name, counts in report.formats.items():
+        modes = Counter({MODES.get(mode, mode): n for mode, n in counts.modes.items()})
+        formats.add_row(Text(name), _format_sizes(counts.sizes), _format_counts(modes, "modes"))
+    columns = Table("column", "value: training images", "partition.column?", box=None)
+    for column in report.columns:
+        values = _format_counts(column.values, "values", 8)
+        columns.add_row(Text(column.name), values, _partition_verdict(column))
+    for table in (_group_table(report.groups, quick), formats, columns):
+        if table.row_count:
+            console.print()
+            console.print(table)
 
 
-def _group_table(found: Findings, quick: bool) -> Table:
-    """Images by object, split and kind; of the defective ones, how many are marked how."""
+def _group_table(groups: Sequence[Group], quick: bool) -> Table:
+    """Count images by object, split and kind, and defective images by the state of their masks."""
     table = Table(box=None)
     table.add_column("object", overflow="fold", min_width=6)
     table.add_column("split", no_wrap=True)
     table.add_column("kind", overflow="fold", min_width=6)
-    states = [state for state in STATES if any(group.masks[state] for group in found.groups)]
-    titles = {**STATES, "marked": "masked"} if quick else STATES
+    titles = MASK_STATES | ({"marked": "masked"} if quick else {})
+    states = [state for state in titles if any(group.masks[state] for group in groups)]
     for title in ("images", *(titles[state] for state in states)):
         table.add_column(title, justify="right", no_wrap=True)
-    last = ""
-    for group in found.groups:
+    previous = ""
+    for group in groups:
         counts = [str(group.masks[state] or "·") for state in states] if group.masks else []
-        name = group.object if group.object != last else ""
-        table.add_row(_plain(name), group.split, _plain(group.defect), str(group.images), *counts)
-        last = group.object
+        name = group.object if group.object != previous else ""
+        table.add_row(Text(name), group.split, Text(group.defect), str(group.images), *counts)
+        previous = group.object
     return table
 
 
-def _picture_table(found: Findings) -> Table:
-    table = Table("object", "height × width: images", "mode: images", box=None)
-    for name, pictures in found.pictures.items():
-        modes = Counter({MODES.get(mode, mode): n for mode, n in pictures.modes.items()})
-        table.add_row(_plain(name), _sizes(pictures.sizes), _few(modes, "modes"))
-    return table
-
-
-def _sizes(sizes: Counter[tuple[int, int]]) -> Text:
-    text = _few(Counter({f"{h} × {w}": n for (h, w), n in sizes.items()}), "sizes")
+def _format_sizes(sizes: Counter[tuple[int, int]]) -> Text:
+    text = _format_counts(Counter({f"{h} × {w}": n for (h, w), n in sizes.items()}), "sizes")
     if len(sizes) > SHOWN:
         height, width = zip(*sizes, strict=True)
         text.append(f"\nheight {min(height)} to {max(height)}, width {min(width)} to {max(width)}")
     return text
 
 
-def _column_table(columns: Sequence[Column]) -> Table:
-    table = Table("column", "value: training images", "partition.column?", box=None)
-    for column in columns:
-        table.add_row(_plain(column.name), _few(column.values, "values", 8), _fitness(column))
-    return table
-
-
-def _fitness(column: Column) -> str:
+def _partition_verdict(column: Column) -> str:
     if not column.complete:
-        return "no: some images lack it"
-    count = len(column.values)
-    return "yes" if column.divides else f"no: {count} value{'s' * (count != 1)}"
+        return "no: some images have no value"
+    return "yes" if column.can_partition else f"no: {_count(len(column.values), 'value')}"
 
 
-def _few(counts: Counter[str], noun: str, shown: int = SHOWN) -> Text:
-    """The commonest with their counts; how many others there are."""
-    told = [f"{value or '(empty)'}: {n}" for value, n in counts.most_common(shown)]
-    rest = len(counts) - shown
-    return Text(", ".join(told) + (f", and {rest} other {noun}" if rest > 0 else ""))
+def _format_counts(counts: Counter[str], noun: str, shown: int = SHOWN) -> Text:
+    """Return the most common values with their counts, and the number of other values."""
+    common = ", ".join(f"{value or '(empty)'}: {n}" for value, n in counts.most_common(shown))
+    others = len(counts) - shown
+    return Text(common + (f", and {others} other {noun}" if others > 0 else ""))
 
 
-def _show_problem(problem: Problem) -> None:
-    said = Text.assemble((problem.grade, COLOURS[problem.grade]), f": {problem.sentence}")
+def _print_problem(problem: Problem) -> None:
+    severity = (problem.severity, STYLES[problem.severity])
     console.print()
-    console.print(said, highlight=False)
-    for line in _places(problem):
+    console.print(Text.assemble(severity, f": {problem.message}"), highlight=False)
+    lines = list(problem.locations[:SHOWN])
+    if len(problem.locations) > SHOWN:
+        lines.append(f"and {len(problem.locations) - SHOWN} more")
+    for line in lines:
         console.print(Padding(Text(line, overflow="fold"), (0, 0, 0, 4), expand=False))
 
 
-def _places(problem: Problem) -> Iterator[str]:
-    yield from problem.places[:SHOWN]
-    if len(problem.places) > SHOWN:
-        yield f"and {len(problem.places) - SHOWN} more"
-
-
-def _show_verdict(found: Findings, quick: bool) -> None:
-    counts = ", ".join(_counted(found.count(grade), grade) for grade in COLOURS)
-    reach = ", as far as headers tell" if quick else ""
-    console.print(f"\n{counts[0].upper()}{counts[1:]}{reach}.", highlight=False)
-
-
-def _show_command(found: Findings, root: Path, objects: str) -> None:
-    lead = "Once the errors are mended:" if found.count("error") else "A run on it:"
-    command = " \\\n    ".join(suggest(found, root, objects))
-    console.print(f"\n{lead}\n{command}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _counted(count: int, noun: str) -> str:
+def _count(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}{'s' * (count != 1)}"
-
-
-def _plain(text: str) -> Text:
-    return Text(text)  # a name is no markup, whatever brackets it has

@@ -56,9 +56,9 @@ def run(
     resume: Resume = None,
 ) -> None:
     """Start a SuperLink and SuperNodes on this machine, run once, stop them."""
+    from fl.cli.progress import ProgressView
     from fl.engines.launch import deploy
-    from fl.results.progress import ProgressView
-    from fl.setup.inputs import open_split
+    from fl.setup.data import open_split
 
     own = [f"clients={len(data) or nodes}", f"data.shared={str(not data).lower()}"]
     settings = resolve(config, [*set_, *([] if resume else own)], out, resume=resume)
@@ -176,9 +176,9 @@ def submit(
     resume: Resume = None,
 ) -> None:
     """Run once on roles that are up; on the SuperLink's machine, where the results are left."""
+    from fl.cli.progress import ProgressView
     from fl.deployment.registration import known_nodes
     from fl.engines.launch import submit_to
-    from fl.results.progress import ProgressView
 
     place = _place(home, superlink, certs)
     online = [node for node in known_nodes(place) if node.status == ONLINE]

@@ -26,8 +26,8 @@ def simulate(
     resume: Resume = None,
 ) -> None:
     """Run a federation on this machine: fit, merge, broadcast, evaluate, report."""
+    from fl.cli.progress import ProgressView
     from fl.engines.launch import launch
-    from fl.results.progress import ProgressView
 
     settings = resolve(config, set_, out, engine, resume)
     if not settings.data_shared:

@@ -47,8 +47,8 @@ def sweep(
 
     Exit status 1 if any failed.
     """
-    from fl.results.run_directory import held
     from fl.sweep.runs import RESULTS, RUNS, read_sweep
+    from fl.workspace.directory import locked
 
     if resume and not out:
         raise UserError("--resume: name the sweep's folder by --out")
@@ -57,7 +57,7 @@ def sweep(
     if not resume and (folder / RUNS).exists():
         raise UserError(f"{folder} holds a sweep already: go on in it by --resume, or name another")
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
+    with locked(folder):
         outcomes = _carry_out(folder, runs, jobs)
     console.print("image AUROC, covering radius and upload of all clients", highlight=False)
     console.print(_table(outcomes))

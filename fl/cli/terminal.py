@@ -57,7 +57,8 @@ def resolve(
         read_config,
         with_absolute_paths,
     )
-    from fl.results.run_directory import CONFIG
+    from fl.server.protocols import protocol_class
+    from fl.workspace.directory import CONFIG
 
     if resume:
         if config or out:
@@ -72,12 +73,14 @@ def resolve(
         given["out"] = str(out)
     given["out"] = given["out"] or new_folder(config.stem if config else "run")
     given["clients"] = given["clients"] or (CLIENTS if clients is None else clients)
-    return check_settings(with_absolute_paths(given))
+    settings = check_settings(with_absolute_paths(given))
+    protocol_class(settings)  # refuses settings that the protocol cannot run with
+    return settings
 
 
 def show_partition(settings: Settings) -> None:
     """Print who holds which training images; refuse data that cannot be divided so."""
-    from fl.setup.inputs import open_split, partition_data
+    from fl.setup.data import open_split, partition_data
     from src.data.partition import partition_table
 
     data = open_split(settings)
@@ -94,15 +97,15 @@ def show_partition(settings: Settings) -> None:
 
 def show_results(folder: Path) -> None:
     """Print the final table of a run and where its files are."""
-    from fl.results.run_directory import METRICS
-    from fl.server.replies import called
+    from fl.server.replies import display_name
+    from fl.workspace.directory import METRICS
     from src.reporting.run.summary import headline, summary_table
 
     metrics = json.loads((folder / METRICS).read_text())
     console.print(summary_table(metrics))
     console.print(headline(metrics), highlight=False)
     for left_out in metrics["refused"]:
-        said = f"{called(left_out['client'])} was left out: {left_out['reason']}"
+        said = f"{display_name(left_out['client'])} was left out: {left_out['reason']}"
         errors.print(said, style="red", markup=False, highlight=False)
     console.print(f"[bold]{folder / 'report.html'}[/]", soft_wrap=True)
 

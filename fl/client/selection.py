@@ -1,124 +1,141 @@
-"""What a client could send in a round, what it may, and the banks that it would keep by itself."""
+"""What a client selects in a round: the rows it can send, how many of them, its local banks."""
 
 from collections.abc import Mapping
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context
 
 from fl.client.node import CannotTakePart, Node
 from fl.client.state import (
-    recall_own,
-    recall_sent,
-    recall_standings,
-    remember_own,
-    remember_standings,
+    load_distances,
+    load_local_banks,
+    load_sent,
+    save_distances,
+    save_local_banks,
 )
-from fl.wire.messages import ALLOWANCE, ROUND, Terms, unpack_allowance, unpack_terms
-from src.federated.candidates import Candidates, OwnBank, find_candidates
-from src.federated.exact import farthest_patches, stand_to
+from fl.wire.banks import RoundInfo
+from src.federated.bank_set import BankSet
+from src.federated.candidates import Candidates, find_candidates
+from src.federated.exact import farthest_patches, update_distances
+from src.federated.types import LocalBank
 
-REACH = 3.0  # a client looks for so many times the rows that a proportional budget gives it
+REACH = 3.0  # rows to select for a radius curve, as a multiple of the proportional quota
+
+Rows = Mapping[str, np.ndarray]  # bank name -> rows
 
 
-def terms_of(message: Message) -> Terms:
-    """What a request says of its round."""
-    return unpack_terms(message.content[ROUND])  # type: ignore[arg-type]
-
-
-def find(node: Node, surveyed: bool = True) -> dict[str, Candidates]:
-    """What this client could send of each bank: a coreset, its own bank among the first rows."""
-    reach = max(1.0, reach_of(node, surveyed))
+def select_first(node: Node, for_curve: bool = True) -> dict[str, Candidates]:
+    """Candidates before any bank is merged: coresets that begin with the local banks."""
+    reach = max(1.0, _reach(node, for_curve))
     return {
         name: find_candidates(node.model, images, reach, progress=node.progress)
-        for name, images in node.banks().items()
+        for name, images in node.train_by_bank.items()
     }
 
 
-def reach_of(node: Node, surveyed: bool = True) -> float:
-    """Rows to look for in a round, as a multiple of the client's share."""
-    part = node.settings.merge_oversample / node.settings.num_server_rounds
-    return (REACH if surveyed else 1.0) * part
-
-
-def find_again(node: Node, message: Message) -> dict[str, Candidates]:
-    """What a client could send that was not asked before, or has forgotten what it said.
+def select_again(node: Node, info: RoundInfo, has_quota: bool) -> dict[str, Candidates]:
+    """Candidates of a client that was not asked for a curve, or has lost its answer.
 
     Raises:
-        CannotTakePart: it is a later round's selection that it has forgotten.
+        CannotTakePart: the selection of a later round is lost.
     """
-    if terms_of(message).number > 1:
+    if info.number > 1:
         raise CannotTakePart("it was started anew within a round, which it sits out")
-    return find(node, surveyed=ALLOWANCE in message.content)
+    return select_first(node, for_curve=has_quota)
 
 
-def find_more(
-    node: Node,
-    context: Context,
-    terms: Terms,
-    merged: Mapping[str, np.ndarray],
-    fresh: Mapping[str, np.ndarray],
+def select_residual(
+    node: Node, context: Context, info: RoundInfo, merged: Rows, committed: Rows
 ) -> dict[str, Candidates]:
-    """What this client could send beside what is merged: a coreset of what is not covered yet.
+    """Coresets of what the merged banks and the rows sent do not cover.
 
-    In an exact round: its patches that are farthest from the bank.
+    Rows that were sent and not picked count as covered: they can still be picked.
 
     Args:
         node: this one.
         context: what it remembers.
-        terms: of the round.
-        merged: bank name -> its rows so far.
-        fresh: bank name -> rows that this client has sent since it was last asked.
+        info: of the round.
+        merged: bank name -> rows of the merged bank.
+        committed: bank name -> rows of this client committed since it was last asked.
     """
-    exact = node.settings.exact_in(terms.number)
-    before, sent = recall_standings(context), recall_sent(context)
-    found, standings = {}, {}
-    for name, images in node.banks().items():
-        if name not in merged:  # those who have it did not come through before
-            found[name] = find_candidates(node.model, images, progress=node.progress)
+    sent, distances = load_sent(context), load_distances(context)
+    candidates = {}
+    for name, images in node.train_by_bank.items():
+        if name not in merged:  # the clients that hold it did not come through before
+            candidates[name] = find_candidates(node.model, images, progress=node.progress)
             continue
-        bank, standing = merged[name], before.get(name)
-        news = bank[terms.known.get(name, 0) :] if standing else bank
-        own, own_news = (rows.get(name, bank[:0]) for rows in (sent, fresh if standing else sent))
-        if exact:
-            standing = stand_to(node.model, images, news, standing, node.progress)
-            most = terms.step.get(name, 0)
-            found[name], standing = farthest_patches(node.model, images, standing, most)
-        else:  # rows that were sent and not picked can still be picked
-            news = np.concatenate([news, own_news])
-            standing = stand_to(node.model, images, news, standing, node.progress)
-            there = np.concatenate([bank, own])
-            found[name] = find_candidates(
-                node.model, images, reach_of(node), there, standing.squared, node.progress
-            )
-        standings[name] = standing
-    remember_standings(context, standings)
-    return found
+        bank, before = merged[name], distances.get(name)
+        own, new_own = (rows.get(name, bank[:0]) for rows in (sent, committed if before else sent))
+        new_rows = np.concatenate([_new_rows(bank, info, name, before is not None), new_own])
+        distances[name] = update_distances(node.model, images, new_rows, before, node.progress)
+        candidates[name] = find_candidates(
+            node.model,
+            images,
+            _reach(node),
+            covered=np.concatenate([bank, own]),
+            squared_distances=distances[name].squared,
+            progress=node.progress,
+        )
+    save_distances(context, distances)
+    return candidates
 
 
-def allowed(node: Node, message: Message, found: Mapping[str, Candidates]) -> dict[str, int]:
-    """Rows of each bank that this client may send: as the server says, or in proportion."""
+def select_farthest(
+    node: Node, context: Context, info: RoundInfo, merged: Rows, committed: Rows
+) -> dict[str, Candidates]:
+    """The patches farthest from the merged banks, for an exact round."""
+    distances = load_distances(context)
+    candidates = {}
+    for name, images in node.train_by_bank.items():
+        if name not in merged:  # the clients that hold it did not come through before
+            candidates[name] = find_candidates(node.model, images, progress=node.progress)
+            continue
+        before = distances.get(name)
+        new_rows = _new_rows(merged[name], info, name, before is not None)
+        updated = update_distances(node.model, images, new_rows, before, node.progress)
+        candidates[name], distances[name] = farthest_patches(
+            node.model, images, updated, info.steps.get(name, 0)
+        )
+    save_distances(context, distances)
+    return candidates
+
+
+def quotas_of(
+    node: Node, quotas: Mapping[str, int] | None, candidates: Mapping[str, Candidates]
+) -> dict[str, int]:
+    """Rows of each bank to send: as the server says, or in proportion to the patches."""
+    if quotas is not None:
+        return {name: quotas.get(name, 0) for name in candidates}
     settings = node.settings
-    if ALLOWANCE in message.content:
-        given = unpack_allowance(message.content[ALLOWANCE])  # type: ignore[arg-type]
-        return {name: given.get(name, 0) for name in found}
-    part = settings.merge_oversample * settings.model_coreset_percentage
-    part = min(1.0, part) / settings.num_server_rounds
-    return {
-        name: max(1, round(part * candidates.holding.patches)) for name, candidates in found.items()
-    }
+    part = min(1.0, settings.merge_oversample * settings.model_coreset_percentage)
+    part /= settings.num_server_rounds
+    return {name: max(1, round(part * each.stats.patches)) for name, each in candidates.items()}
 
 
-def own_banks(
-    node: Node, context: Context, found: Mapping[str, Candidates] | None = None
-) -> dict[str, OwnBank]:
-    """The client's own banks: as it made them, or again where the node has forgotten them.
+def local_banks(
+    node: Node, context: Context, candidates: Mapping[str, Candidates] = {}
+) -> BankSet[LocalBank]:
+    """The client's local banks, selected again if they are lost.
 
-    A SuperNode that was started anew has, and so has every node when a run is resumed.
+    A restarted SuperNode has lost them, and so has every node when a run is resumed.
     """
-    own = recall_own(context)
-    for name, images in node.banks().items():
-        if name not in own:
-            fresh = found[name] if found and np.isinf(found[name].before) else None
-            own[name] = (fresh or find_candidates(node.model, images)).own()
-    remember_own(context, own)
-    return own
+    banks = load_local_banks(context)
+    for name, images in node.train_by_bank.items():
+        if name not in banks:
+            first = candidates.get(name)
+            if first is None or np.isfinite(first.initial_radius):
+                first = find_candidates(node.model, images)
+            banks |= {name: first.local_bank()}
+    save_local_banks(context, banks)
+    return banks
+
+
+def _reach(node: Node, for_curve: bool = True) -> float:
+    """Rows to select in a round, as a multiple of the client's share."""
+    part = node.settings.merge_oversample / node.settings.num_server_rounds
+    return (REACH if for_curve else 1.0) * part
+
+
+def _new_rows(bank: np.ndarray, info: RoundInfo, name: str, has_distances: bool) -> np.ndarray:
+    """Rows of a merged bank that the distances do not know yet."""
+    return bank[info.synced_rows.get(name, 0) :] if has_distances else bank

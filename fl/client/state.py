@@ -1,6 +1,6 @@
-"""What a client keeps in its context from one message to the next.
+"""What a client keeps in its Flower context from one message to the next.
 
-A node that is started anew has forgotten it all; what it can make again, it makes again.
+A restarted node has lost all of it. It computes again what can be computed again.
 """
 
 import json
@@ -11,149 +11,153 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 
 from fl.wire.arrays import pack_banks, unpack_banks
-from src.federated.candidates import Candidates, CodedBank, Known, OwnBank
-from src.federated.codec import Coding
-from src.federated.exact import Standing
-from src.federated.types import Holding
+from src.federated.bank_set import BankSet
+from src.federated.candidates import Candidates, EncodedBank
+from src.federated.codec import Encoding, is_lossy
+from src.federated.exact import BankDistances
+from src.federated.types import ClientStats, LocalBank, SentRows
 
-OWN, OWN_RADII = "own", "own-radii"  # the banks that it would keep by itself
-SOURCES, SENT = "sources", "sent"  # the rows it has sent, before and after coding
-PENDING_SOURCES, PENDING = "pending-sources", "pending"  # those it is about to send,
-PENDING_ROUND = "pending-round"  # and in which round
-MERGED, STANDING = "merged", "standing"  # the merged banks so far, and how far its patches are
-FOUND, FOUND_RADII, FOUND_ABOUT = "found", "found-radii", "found-about"  # what it could send
+LOCAL, LOCAL_RADII = "local", "local-radii"
+SOURCES, SENT = "sources", "sent"  # rows the server has, before and after encoding
+PENDING_SOURCES, PENDING, PENDING_ROUND = "pending-sources", "pending", "pending-round"
+MERGED, DISTANCES = "merged", "distances"
+CANDIDATES, CANDIDATE_RADII, CANDIDATE_INFO = "candidates", "candidate-radii", "candidate-info"
 
-
-def remember_own(context: Context, own: Mapping[str, OwnBank]) -> None:
-    """Keep the client's own banks."""
-    _store(context, OWN, {name: bank.rows for name, bank in own.items()})
-    _store(context, OWN_RADII, {name: np.array([bank.radius]) for name, bank in own.items()})
+Arrays = Mapping[str, np.ndarray]  # bank name -> array
 
 
-def recall_own(context: Context) -> dict[str, OwnBank]:
-    """The client's own banks; none where they are forgotten."""
-    radii = _recall(context, OWN_RADII)
-    return {n: OwnBank(rows, float(radii[n][0])) for n, rows in _recall(context, OWN).items()}
+def save_local_banks(context: Context, banks: Mapping[str, LocalBank]) -> None:
+    """Keep the client's local banks."""
+    _save(context, LOCAL, {name: bank.features for name, bank in banks.items()})
+    _save(context, LOCAL_RADII, {name: np.array([bank.radius]) for name, bank in banks.items()})
 
 
-def remember_sending(
+def load_local_banks(context: Context) -> BankSet[LocalBank]:
+    """The client's local banks; empty if they are lost."""
+    radii = _load(context, LOCAL_RADII)
+    rows = _load(context, LOCAL)
+    return BankSet({n: LocalBank(each, radius=float(radii[n][0])) for n, each in rows.items()})
+
+
+def save_pending(
     context: Context,
     server_round: int,
-    coding: Coding,
-    found: Mapping[str, Candidates],
-    coded: Mapping[str, CodedBank],
+    encoding: Encoding,
+    candidates: Mapping[str, Candidates],
+    encoded: Mapping[str, EncodedBank],
 ) -> None:
-    """Keep the rows that go out, as the server will have them, and as they are if that differs.
+    """Keep the rows of an upload, as the server decodes them and, if that differs, as they were.
 
-    They count as sent once `settle` has heard that they came.
+    They count as sent once `commit_pending` learns that they arrived.
     """
-    sent = {name: each.bank.features for name, each in coded.items()}
-    _store(context, PENDING, sent)
-    sources = {name: found[name].rows[: len(rows)] for name, rows in sent.items()}
-    _store(context, PENDING_SOURCES, sources if coding.lossy else {})
+    sent = {name: each.bank.features for name, each in encoded.items()}
+    _save(context, PENDING, sent)
+    sources = {name: candidates[name].rows[: len(rows)] for name, rows in sent.items()}
+    _save(context, PENDING_SOURCES, sources if is_lossy(encoding) else {})
     context.state[PENDING_ROUND] = ConfigRecord({"number": server_round})
 
 
-def settle(context: Context, heard: int | None = None) -> dict[str, np.ndarray]:
-    """Book the rows that went out last as sent, if they came; else forget that they went.
+def commit_pending(context: Context, acked_round: int | None = None) -> dict[str, np.ndarray]:
+    """Commit the pending upload if the server acknowledged it; otherwise discard it.
 
     Args:
         context: the client's.
-        heard: the last round of which the server has this client's rows; None: not known.
+        acked_round: last round in which the server received this client's rows; None commits.
 
     Returns:
-        bank name -> the rows that have just been booked, decoded.
+        bank name -> rows committed now, decoded.
     """
     sent: dict[str, np.ndarray] = {}
     if PENDING_ROUND not in context.state:
         return sent
-    if heard is None or context.state[PENDING_ROUND]["number"] == heard:
-        sent = _recall(context, PENDING)
-        _add(context, SENT, sent)
-        _add(context, SOURCES, _recall(context, PENDING_SOURCES))
-        standings = recall_standings(context)
-        settled = {n: standing.settled(len(sent[n])) for n, standing in standings.items()}
-        remember_standings(context, settled)
+    if acked_round is None or context.state[PENDING_ROUND]["number"] == acked_round:
+        sent = _load(context, PENDING)
+        _append(context, SENT, sent)
+        _append(context, SOURCES, _load(context, PENDING_SOURCES))
+        distances = load_distances(context)
+        save_distances(context, {n: d.after_sending(len(sent[n])) for n, d in distances.items()})
     for name in (PENDING, PENDING_SOURCES, PENDING_ROUND):
         del context.state[name]
     return sent
 
 
-def recall_sent(context: Context) -> dict[str, np.ndarray]:
-    """Bank name -> all rows that this client has sent, decoded."""
-    return _recall(context, SENT)
+def load_sent(context: Context) -> dict[str, np.ndarray]:
+    """Bank name -> all rows the server has from this client, decoded."""
+    return _load(context, SENT)
 
 
-def take_in_merged(
-    context: Context, news: Mapping[str, np.ndarray], known: Mapping[str, int]
+def load_sent_pairs(context: Context) -> dict[str, SentRows]:
+    """Bank name -> the rows sent, before and after encoding; empty if encoding changes nothing."""
+    sent = _load(context, SENT)
+    return {name: SentRows(rows, sent[name]) for name, rows in _load(context, SOURCES).items()}
+
+
+def update_merged(
+    context: Context, new_rows: Arrays, synced_rows: Mapping[str, int]
 ) -> dict[str, np.ndarray] | None:
-    """Put new rows of the merged banks below the `known` first ones that are kept.
+    """Append new rows of the merged banks to the `synced_rows` first ones that are kept.
 
     Returns:
-        bank name -> rows of the merged bank; None where known ones are forgotten.
+        bank name -> rows of the merged bank; None if kept rows are lost.
     """
-    kept = _recall(context, MERGED)
-    if any(len(kept.get(name, ())) < count for name, count in known.items()):
+    kept = _load(context, MERGED)
+    if any(len(kept.get(name, ())) < count for name, count in synced_rows.items()):
         return None
     merged = {
-        name: np.concatenate([kept[name][: known[name]], rows]) if known.get(name) else rows
-        for name, rows in news.items()
+        name: np.concatenate([kept[name][: synced_rows[name]], rows])
+        if synced_rows.get(name)
+        else rows
+        for name, rows in new_rows.items()
     }
-    _store(context, MERGED, merged)
+    _save(context, MERGED, merged)
     return merged
 
 
-def remember_standings(context: Context, standings: Mapping[str, Standing]) -> None:
-    """Keep how far the client's patches are from the banks."""
-    for part in fields(Standing):
-        parts = {name: getattr(standing, part.name) for name, standing in standings.items()}
-        _store(context, f"{STANDING}-{part.name}", parts)
+def save_distances(context: Context, distances: Mapping[str, BankDistances]) -> None:
+    """Keep the distances of the client's patches to the merged banks."""
+    for part in fields(BankDistances):
+        arrays = {name: getattr(each, part.name) for name, each in distances.items()}
+        _save(context, f"{DISTANCES}-{part.name}", arrays)
 
 
-def recall_standings(context: Context) -> dict[str, Standing]:
-    """Bank name -> what `remember_standings` kept; none where it is forgotten."""
-    parts = [_recall(context, f"{STANDING}-{part.name}") for part in fields(Standing)]
-    return {name: Standing(*(part[name] for part in parts)) for name in parts[0]}
+def load_distances(context: Context) -> dict[str, BankDistances]:
+    """Bank name -> distances; empty if they are lost."""
+    parts = [_load(context, f"{DISTANCES}-{part.name}") for part in fields(BankDistances)]
+    return {name: BankDistances(*(part[name] for part in parts)) for name in parts[0]}
 
 
-def recall_known(context: Context) -> dict[str, Known]:
-    """What became of the rows that this client has sent, where coding changed them."""
-    sent = _recall(context, SENT)
-    return {name: Known(rows, sent[name]) for name, rows in _recall(context, SOURCES).items()}
+def save_candidates(context: Context, candidates: Mapping[str, Candidates]) -> None:
+    """Keep candidates until the server says how many rows to send."""
+    _save(context, CANDIDATES, {name: each.rows for name, each in candidates.items()})
+    _save(context, CANDIDATE_RADII, {name: each.radii for name, each in candidates.items()})
+    info = {n: [each.initial_radius, *astuple(each.stats)] for n, each in candidates.items()}
+    context.state[CANDIDATE_INFO] = ConfigRecord({"json": json.dumps(info)})
 
 
-def remember_found(context: Context, found: Mapping[str, Candidates]) -> None:
-    """Keep what the client has said that it could send, until it is told how much to."""
-    _store(context, FOUND, {name: candidates.rows for name, candidates in found.items()})
-    _store(context, FOUND_RADII, {name: candidates.radii for name, candidates in found.items()})
-    about = {name: [c.before, *astuple(c.holding)] for name, c in found.items()}
-    context.state[FOUND_ABOUT] = ConfigRecord({"json": json.dumps(about)})
-
-
-def take_found(context: Context) -> dict[str, Candidates]:
-    """What `remember_found` kept, once; nothing where it is forgotten."""
-    if FOUND_ABOUT not in context.state:
+def pop_candidates(context: Context) -> dict[str, Candidates]:
+    """The candidates kept, once; empty if they are lost."""
+    if CANDIDATE_INFO not in context.state:
         return {}
-    about = json.loads(str(context.state[FOUND_ABOUT]["json"]))
-    rows, radii = _recall(context, FOUND), _recall(context, FOUND_RADII)
-    for name in (FOUND, FOUND_RADII, FOUND_ABOUT):
+    info = json.loads(str(context.state[CANDIDATE_INFO]["json"]))
+    rows, radii = _load(context, CANDIDATES), _load(context, CANDIDATE_RADII)
+    for name in (CANDIDATES, CANDIDATE_RADII, CANDIDATE_INFO):
         del context.state[name]
     return {
-        name: Candidates(rows[name], radii[name], before, Holding(*holding))
-        for name, (before, *holding) in about.items()
+        name: Candidates(rows[name], radii[name], initial_radius, ClientStats(*stats))
+        for name, (initial_radius, *stats) in info.items()
     }
 
 
-def _store(context: Context, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+def _save(context: Context, name: str, arrays: Arrays) -> None:
     context.state[name] = pack_banks(arrays)
 
 
-def _recall(context: Context, name: str) -> dict[str, np.ndarray]:
+def _load(context: Context, name: str) -> dict[str, np.ndarray]:
     return unpack_banks(context.state[name]) if name in context.state else {}  # type: ignore[arg-type]
 
 
-def _add(context: Context, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep rows below those that are kept under their bank's name already."""
-    before = _recall(context, name)
-    more = {n: np.concatenate([before[n], rows]) for n, rows in arrays.items() if n in before}
-    _store(context, name, {**before, **arrays, **more})
+def _append(context: Context, name: str, arrays: Arrays) -> None:
+    """Append rows to those kept under the same bank names."""
+    before = _load(context, name)
+    joined = {n: np.concatenate([before[n], rows]) for n, rows in arrays.items() if n in before}
+    _save(context, name, {**before, **arrays, **joined})

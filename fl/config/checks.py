@@ -75,13 +75,6 @@ def _disagreements(s: Settings) -> Iterable[str]:
             "model.scope = object: with partition.kind = category no two clients share an object, "
             "so there is nothing to merge; set model.scope = shared"
         )
-    if s.merge_protocol == "exact" and s.merge_encoding == "int8":
-        yield (
-            "merge.protocol = exact: rows must arrive as they are; set merge.encoding = float16 or "
-            "float32"
-        )
-    if s.merge_protocol == "exact" and s.num_server_rounds == 1:
-        yield "merge.protocol = exact: it takes rounds; set num-server-rounds, to 64 for example"
     yield from _privacy_disagreements(s)
 
 
@@ -94,11 +87,6 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
         )
     if mechanism == "none":
         return
-    if s.num_server_rounds > 1 or s.merge_protocol == "exact":
-        yield (
-            f"privacy.mechanism = {mechanism}: it asks as often as it must within one round; set "
-            "num-server-rounds = 1 and merge.protocol = coreset"
-        )
     if (s.privacy_unit == "group") != bool(s.privacy_group):
         yield (
             "privacy.group: with privacy.unit = group, and only then, name the metadata column "

@@ -26,7 +26,6 @@ from pydantic_core.core_schema import no_info_after_validator_function
 from src.errors import UserError
 
 if TYPE_CHECKING:
-    from src.federated.codec import Coding
     from src.privacy.mechanisms.config import Plan
 
 Scalar = str | int | float | bool
@@ -273,11 +272,13 @@ class Settings(BaseModel):
         ge=0,
     )
 
-    merge_protocol: Literal["coreset", "exact"] = _setting(
+    merge_protocol: str = _setting(
         "merge.protocol",
-        "coreset: clients send coresets of what the merged bank does not cover, an equal part of "
-        "it each round. exact: clients send their farthest patches until the bank is the one "
-        "that centralized selection gives, in at most num-server-rounds rounds.",
+        "What a round does. coreset: clients send coresets of what the merged bank does not cover, "
+        "an equal part of it each round. exact: clients send their farthest patches until the bank "
+        "is the one that centralized selection gives, in at most num-server-rounds rounds. A "
+        "protocol of your own goes by the name it registers.",
+        min_length=1,
     )
     merge_oversample: float = _setting(
         "merge.oversample",
@@ -376,17 +377,6 @@ class Settings(BaseModel):
     def cache(self) -> Path:
         """The cache folder."""
         return Path(self.cache_dir or platformdirs.user_cache_dir("fedpatchcore"))
-
-    def exact_in(self, server_round: int) -> bool:
-        """Whether a round follows the exact protocol; a round that adds new images never does."""
-        return self.merge_protocol == "exact" and server_round <= self.num_server_rounds
-
-    @property
-    def coding(self) -> Coding:
-        """How rows are encoded on their way from clients to the server."""
-        from src.federated.codec import Coding
-
-        return Coding(self.merge_encoding)
 
     @property
     def has_public(self) -> bool:

@@ -14,10 +14,9 @@ from fl.engines.inline import run_inline
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus, run_simulation
 from fl.engines.submission import RunEnd, submit
-from fl.results.run_directory import held
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from fl.server_app import app as server_app
-from fl.setup.inputs import clear_scratch
+from fl.workspace.directory import clear_scratch, locked
 from src.errors import UserError
 
 BASELINES = 4  # a run may take this many times its timeout: two exchanges, merge and baselines
@@ -99,7 +98,7 @@ def submit_to(
 def _prepared(settings: Settings) -> Path:
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
-    with held(out):  # by a run that goes on, it is not ours to clear
+    with locked(out):  # by a run that goes on, it is not ours to clear
         clear_scratch(out)
     return out
 

@@ -1,18 +1,18 @@
-"""What a private bank must be held against: public images alone, and what noise takes away.
+"""Comparators of a private bank: public images alone, and banks without noise.
 
-Only where a simulation sees everything. None of it is private.
+Only a simulation, which sees all images, has them. None of them is private.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 
 from fl.config import Settings
-from fl.server.private import public_images
-from fl.setup.inputs import Split
-from src.data import InspectionDataset
-from src.evaluation.score_set import compute_metrics, mean_metrics
-from src.federated.candidates import SHARED, Stage, by_bank, by_object, find_candidates, score_with
+from fl.setup.data import Split
+from fl.setup.public import public_images
+from src.evaluation.score_set import mean_metrics
+from src.federated.bank_set import BankSet, split_by_bank
+from src.federated.candidates import Stage, find_candidates
+from src.federated.scoring import metrics_by_object, score_test_set
+from src.federated.types import Bank
 from src.models import PatchCore
 from src.models.feature_transform import Frame
 from src.privacy.mechanisms.gaussian import gaussian_of
@@ -23,57 +23,44 @@ PUBLIC_GAUSSIAN = "Gaussian of public images"
 SAMPLED_PATCHES = 100_000  # that k-means and the Gaussian are fitted to
 CENTRES = 256  # of k-means
 
-Bank = tuple[np.ndarray, Frame | None]
-Make = Callable[[str, InspectionDataset], Bank]  # of a bank's name and its training images
-
 
 def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) -> dict[str, dict]:
-    """Figures of each comparator over the test images, means over the objects.
+    """Metrics of each comparator over the test images, means over the objects.
 
-    Public images alone: as many of their patches, by greedy selection, as the centralized bank has
-    rows; and the Gaussian of their patches, with a ridge as in `dp_gaussian`. K-means without
-    noise: the centres of patches of all training images.
+    - Public images alone: as many of their patches, by greedy selection, as the centralized bank
+      has rows.
+    - The Gaussian of the public images' patches, with a ridge as in `dp_gaussian`.
+    - k-means without noise: the centres of patches of all training images.
     """
     if settings.plan is None or not settings.evaluate_baselines:
         return {}
     random = np.random.default_rng(settings.seed)
+    train = split_by_bank(data.train, settings.model_scope)
 
-    def greedy(name: str, train: InspectionDataset) -> Bank:
+    def greedy(name: str) -> Bank:
         public = public_images(settings, name)
-        return find_candidates(model, public, reach=len(train) / len(public)).rows, None
+        return Bank(find_candidates(model, public, reach=len(train[name]) / len(public)).rows)
 
-    def gaussian(name: str, train: InspectionDataset) -> Bank:
+    def gaussian(name: str) -> Bank:
         rows = sampled_patches(model, public_images(settings, name), SAMPLED_PATCHES, random)
-        found = gaussian_of(rows)
-        return np.zeros((1, rows.shape[1]), np.float32), Frame(found.mean, found.whitening())
+        fitted = gaussian_of(rows)
+        mean = np.zeros((1, rows.shape[1]), np.float32)
+        return Bank(mean, Frame(fitted.mean, fitted.whitening()))
 
-    def centres(name: str, train: InspectionDataset) -> Bank:
-        from sklearn.cluster import KMeans  # which takes a second
+    def centres(name: str) -> Bank:
+        from sklearn.cluster import KMeans  # its import takes a second
 
-        rows = sampled_patches(model, train, SAMPLED_PATCHES, random)
+        rows = sampled_patches(model, train[name], SAMPLED_PATCHES, random)
         k_means = KMeans(min(CENTRES, len(rows)), n_init=1, random_state=settings.seed)
-        return k_means.fit(rows).cluster_centers_.astype(np.float32), Frame()
+        return Bank(k_means.fit(rows).cluster_centers_.astype(np.float32), Frame())
 
-    found = {K_MEANS: _figures(model, data, settings, centres, progress)}
+    comparators = {K_MEANS: centres}
     if settings.has_public:
-        found[PUBLIC] = _figures(model, data, settings, greedy, progress)
-        found[PUBLIC_GAUSSIAN] = _figures(model, data, settings, gaussian, progress)
-    return found
-
-
-def _figures(
-    model: PatchCore,
-    data: Split,
-    settings: Settings,
-    make: Make,
-    progress: Stage,
-) -> dict:
-    banks = {n: make(n, train) for n, train in by_bank(data.train, settings.model_scope).items()}
-    found = []
-    for name, images in by_object(data.test).items():
-        bank = banks.get(name, banks.get(SHARED))
-        if bank is not None:
-            rows, frame = bank
-            scored = score_with(model, rows, images, progress, frame)
-            found.append(compute_metrics(model, images, scored))
-    return mean_metrics(found)
+        comparators |= {PUBLIC: greedy, PUBLIC_GAUSSIAN: gaussian}
+    metrics = {}
+    for title, make_bank in comparators.items():
+        banks = BankSet({name: make_bank(name) for name in train})
+        scores = score_test_set(model, banks, data.test, progress)
+        by_object = metrics_by_object(model, data.test, scores)
+        metrics[title] = mean_metrics(list(by_object.values()))
+    return metrics

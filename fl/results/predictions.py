@@ -9,8 +9,9 @@ import numpy as np
 
 from src.data import DataError, InspectionDataset, Sample
 from src.data.layout import list_images
-from src.evaluation.score_set import ScoreSet, compute_metrics, mean_metrics
-from src.federated.candidates import SHARED, by_object
+from src.evaluation.score_set import mean_metrics
+from src.federated.bank_set import SHARED, split_by_object
+from src.federated.scoring import metrics_by_object, score
 from src.models import PatchCore
 from src.models.model_file import ModelFile
 from src.reporting.maps import overlay, save_anomaly_map
@@ -60,20 +61,19 @@ def write_predictions(model: PatchCore, images: InspectionDataset, out: Path) ->
 
 
 def evaluate_model(path: Path, test: InspectionDataset, options: dict) -> dict:
-    """Figures of a model file on a labelled test set: {"mean": ..., "objects": {name: ...}}.
+    """Metrics of a model file on a labelled test set: {"mean": ..., "objects": {name: ...}}.
 
     Raises:
         FileError: the file cannot be used, or has no bank for an object.
     """
-    figures = {}
     file = ModelFile.read(path)
     alone = next(iter(file.banks)) if len(file.banks) == 1 else None
-    for name, images in by_object(test).items():
+    metrics: dict[str, dict] = {}
+    for name, images in split_by_object(test).items():
         bank = SHARED if SHARED in file.banks else (alone or name)
         model = PatchCore.load(path, bank=bank, **options)
-        scored = ScoreSet.of(images.samples, model.score(images))
-        figures[name] = compute_metrics(model, images, scored)
-    return {"mean": mean_metrics(list(figures.values())), "objects": figures}
+        metrics |= metrics_by_object(model, images, {name: score(model, images)})
+    return {"mean": mean_metrics(list(metrics.values())), "objects": metrics}
 
 
 def _row(image: str, name: str, score: float, threshold: float | None) -> dict:

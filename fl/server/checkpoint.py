@@ -1,105 +1,142 @@
-"""The merged bank, kept as soon as it is there: a run that breaks off later goes on from it.
+"""The state of a run on disk after each round, so that an interrupted run goes on from there.
 
-model.safetensors is the model already, but for its thresholds; round.json says who sent what.
+model.safetensors holds the merged banks and is a complete model except for thresholds; round.json
+holds the rest of the state. The rows that clients sent are not kept, only their counts: the merged
+bank covers what they cover.
 """
 
 import json
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from fl.config import ConfigError
-from fl.server.strategy import FederatedPatchCore
-from fl.wire.messages import Sender, Upload
-from src.federated.merge import MergedBank
-from src.federated.types import ClientBank, Holding
+from fl.server.state import ClientRecord, ServerState
+from fl.server.traffic import ClientTraffic, Traffic
+from src.federated.bank_set import BankSet
+from src.federated.types import Certificate, ClientBank, ClientStats, MergedBank
+from src.models import PatchCore
 from src.models.model_file import ModelFile
 from src.storage.atomic import write_whole
+from src.storage.run_metrics import Refusal, Stage
 
 MODEL, ROUND = "model.safetensors", "round.json"
-VERSION = 3
-FIGURES = ("radius", "radius_bound", "exact", "scores")  # of a merge, beside its rows
+VERSION = 4
+
+Stages = TypeAdapter(tuple[Stage, ...])
+Refusals = TypeAdapter(tuple[Refusal, ...])
 
 
-def keep_merge(strategy: FederatedPatchCore, out: Path) -> None:
-    """Write what `take_up_merge` reads; the model first, so that round.json vouches for it."""
-    banks = {name: bank.features for name, bank in strategy.merged.items()}
-    (out / ROUND).unlink(missing_ok=True)  # of an earlier merge
-    strategy.model.as_file(banks, {}, strategy.frames).write(out / MODEL)
-    content = {
+class Checkpoint:
+    """The checkpoint in a run directory.
+
+    Args:
+        out: the run directory.
+        model: whose banks are saved; gives the configuration and the fingerprint.
+    """
+
+    def __init__(self, out: Path, model: PatchCore) -> None:
+        self.out, self.model = out, model
+
+    def save(self, state: ServerState) -> None:
+        """Write the state; round.json last, so that it vouches for the model."""
+        (self.out / ROUND).unlink(missing_ok=True)  # describes the earlier model
+        transforms = {n: bank.transform for n, bank in state.banks.items() if bank.transform}
+        rows = {name: bank.features for name, bank in state.banks.items()}
+        self.model.as_file(rows, {}, transforms).write(self.out / MODEL)
+        write_whole(self.out / ROUND, json.dumps(_content(state), indent=1) + "\n")
+
+    def load(self) -> ServerState:
+        """Read the state back. Clients of a resumed run have no merged rows yet.
+
+        Raises:
+            ConfigError: there is no state, or it is of another backbone or version.
+        """
+        try:
+            content = json.loads((self.out / ROUND).read_text("utf-8"))
+            file = ModelFile.read(self.out / MODEL)
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.out} holds no merged bank to go on from: the run broke off before its "
+                "first round ended; start it anew"
+            ) from error
+        if content["version"] != VERSION:
+            raise ConfigError(
+                f"{self.out / ROUND} is of version {content['version']}, this program reads "
+                f"{VERSION}"
+            )
+        ours = self.model.backbone.fingerprint
+        if file.fingerprint != ours:
+            raise ConfigError(
+                f"{self.out} is of another backbone ({file.fingerprint}, here {ours})"
+            )
+        return _state(content, file)
+
+
+def _content(state: ServerState) -> dict[str, Any]:
+    """The state without rows."""
+    return {
         "version": VERSION,
-        "round": strategy.done,
-        "uploads": [_described(upload) for _, upload in sorted(strategy.uploads.items())],
+        "round": state.round,
+        "banks": {
+            name: {
+                "certificate": asdict(bank.certificate) if bank.certificate else None,
+                "log_scores": bank.log_scores,
+            }
+            for name, bank in state.banks.items()
+        },
         "clients": {
             client: {
-                "rows": strategy.sent[client],
-                "bytes": strategy.intake.upload_bytes[client],
-                "seconds": strategy.client_seconds[client],
+                "stats": {name: asdict(stats) for name, stats in record.stats.items()},
+                "share_radius": {name: bank.share_radius for name, bank in record.banks.items()},
+                "sent_rows": record.sent_rows,
             }
-            for client in sorted(strategy.uploads)
+            for client, record in state.clients.items()
         },
-        "merged": {
-            name: {part: getattr(bank, part) for part in FIGURES}
-            for name, bank in strategy.merged.items()
+        "traffic": {
+            "stages": Stages.dump_python(state.traffic.stages),
+            "clients": {client: asdict(each) for client, each in state.traffic.clients.items()},
+            "refused": Refusals.dump_python(state.traffic.refused),
         },
-        "stages": strategy.intake.stages,
-        "refused": strategy.intake.refused,
-        "seconds": strategy.seconds,
+        "merge_seconds": state.merge_seconds,
     }
-    write_whole(out / ROUND, json.dumps(content, indent=1) + "\n")
 
 
-def take_up_merge(strategy: FederatedPatchCore, out: Path) -> None:
-    """Put a strategy where it was after the merge. What clients sent is not kept, only its counts.
-
-    Raises:
-        ConfigError: no merge was kept there, or it is of another backbone or version.
-    """
-    try:
-        content = json.loads((out / ROUND).read_text("utf-8"))
-        model = ModelFile.read(out / MODEL)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{out} holds no merged bank to go on from: the run broke off before; start it anew"
-        ) from error
-    if content["version"] != VERSION:
-        raise ConfigError(
-            f"{out / ROUND} is of version {content['version']}, this program reads {VERSION}"
-        )
-    ours = strategy.model.backbone.fingerprint
-    if model.fingerprint != ours:
-        raise ConfigError(f"{out} is of another backbone ({model.fingerprint}, here {ours})")
-    strategy.merged = {
-        name: MergedBank(model.banks[name], **figures, frame=model.frames.get(name))
-        for name, figures in content["merged"].items()
-    }
-    # a round that took in new images comes after the others again
-    strategy.done = min(content["round"], strategy.settings.num_server_rounds)
-    uploads = [_upload(given, strategy.merged) for given in content["uploads"]]
-    strategy.uploads = {upload.sender.client: upload for upload in uploads}
-    strategy.set_merged_clients()
-    clients = {int(client): given for client, given in content["clients"].items()}
-    strategy.sent = {client: given["rows"] for client, given in clients.items()}
-    strategy.intake.upload_bytes = {client: given["bytes"] for client, given in clients.items()}
-    strategy.client_seconds = {client: given["seconds"] for client, given in clients.items()}
-    strategy.intake.stages = content["stages"]
-    strategy.intake.refused = content["refused"]
-    strategy.seconds = content["seconds"]
+def _state(content: dict[str, Any], file: ModelFile) -> ServerState:
+    banks = BankSet(
+        {
+            name: MergedBank(
+                file.banks[name],
+                file.frames.get(name),
+                certificate=Certificate(**fields["certificate"]) if fields["certificate"] else None,
+                log_scores=tuple(fields["log_scores"]) if fields["log_scores"] else None,
+            )
+            for name, fields in content["banks"].items()
+        }
+    )
+    traffic = content["traffic"]
+    return ServerState(
+        round=content["round"],
+        banks=banks,
+        clients={int(c): _record(fields, banks) for c, fields in content["clients"].items()},
+        traffic=Traffic(
+            Stages.validate_python(traffic["stages"]),
+            {int(client): ClientTraffic(**each) for client, each in traffic["clients"].items()},
+            Refusals.validate_python(traffic["refused"]),
+        ),
+        merge_seconds=content["merge_seconds"],
+    )
 
 
-def _described(upload: Upload) -> dict[str, Any]:
-    banks = {
-        name: {"radius": bank.radius, "share_radius": bank.share_radius, **vars(bank.holding)}
-        for name, bank in upload.banks.items()
-    }
-    return {**vars(upload.sender), "banks": banks}
-
-
-def _upload(given: dict[str, Any], merged: Mapping[str, MergedBank]) -> Upload:
-    """What a client sent, without its rows: what it holds lies around the merged bank."""
-    banks = {}
-    for name, fields in given.pop("banks").items():
-        holding = Holding(fields["images"], fields["patches"], fields["share"])
-        nothing, bound = merged[name].features[:0], merged[name].radius_bound
-        banks[name] = ClientBank(nothing, bound, fields["share_radius"], holding)
-    return Upload(Sender(**given), banks)
+def _record(fields: dict[str, Any], banks: BankSet[MergedBank]) -> ClientRecord:
+    """A client's record; the rows it sent are in the merged bank, which covers what it holds."""
+    stats = {name: ClientStats(**counts) for name, counts in fields["stats"].items()}
+    sent = {}
+    for name, share_radius in fields["share_radius"].items():
+        certificate = banks[name].certificate
+        if certificate:
+            rows = banks[name].features[:0]
+            sent[name] = ClientBank(rows, certificate.radius_bound, share_radius, stats[name])
+    return ClientRecord(stats, sent, fields["sent_rows"])

@@ -1,85 +1,124 @@
-"""What the nodes answer: who it is that answers, what it cost, and why anyone is left out."""
+"""Read the replies of one exchange: each in one try block, each from one named client."""
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Generic, TypeVar
 
 from flwr.app import Message, RecordDict
 
 from fl.server.retrying_grid import NodeRegistry
-from fl.wire.messages import ClientFailed, Sender, check_ticket, make_ticket, number_in, wire_bytes
+from fl.wire.envelope import (
+    ClientFailed,
+    Sender,
+    check_ticket,
+    client_number,
+    unpack_sender,
+    wire_bytes,
+)
 from src.federated.types import BankRefused
+
+APP = "fedpatchcore"
+KEY_NAME = re.compile(r"node-(\d+)")  # as `register_nodes` names the keys of `make_certificates`
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+T = TypeVar("T")
+Parse = Callable[[int, RecordDict], T]  # client, content of its reply -> what it says
 
 log = logging.getLogger(__name__)
 
-APP = "fedpatchcore"
-EVALUATE = "evaluate"  # the stage after which a client's bank is merged, whatever it answers
-KEY_NAME = re.compile(r"node-(\d+)")  # as `admit` registers the keys of `make_certificates`
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+@dataclass(frozen=True)
+class Accepted(Generic[T]):
+    """A reply that was read."""
+
+    node: int
+    sender: Sender
+    value: T
+    size: int  # bytes on the wire
 
 
-class RoundFailed(RuntimeError):
-    """Too few clients came through; the message names each that did not, and why."""
+@dataclass(frozen=True)
+class Refused:
+    """A node that is left out of the exchange, and why."""
+
+    node: int
+    reason: str
 
 
-class Intake:
-    """Takes in the answers of one exchange after the other.
+class ReplyCollector:
+    """Reads replies, and knows which client each node is.
 
     Args:
         registry: the nodes that take part.
-        timeout: of an exchange in seconds, for what is said of the silent.
-        needed: clients that must come through; 0 for all.
-        fingerprint: of the weights that all must have.
+        fingerprint: of the backbone weights that all must have.
 
     Attributes:
-        ticket: of the exchange that goes on.
-        came: clients whose answer was accepted in it.
-        stages: the exchanges: round, stage, bytes from all clients (`up`) and to each (`down`).
-        upload_bytes: client -> what it has sent on the wire before the evaluation.
-        numbers: node -> the client number it goes by, as its first answer says.
-        refused: clients that are left out, with the reason.
+        clients: node -> the client number in its first reply.
     """
 
-    def __init__(self, registry: NodeRegistry, timeout: int, needed: int, fingerprint: str) -> None:
-        self.registry, self.timeout, self.fingerprint = registry, timeout, fingerprint
-        self.needed = needed or len(registry.nodes)
-        self.ticket = ""
-        self.came: set[int] = set()
-        self.stages: list[dict] = []
-        self.upload_bytes: dict[int, int] = {}
-        self.numbers: dict[int, int] = {}
-        self.refused: list[dict] = []
-        self._asked: list[int] | None = None  # clients; None for all nodes
+    def __init__(self, registry: NodeRegistry, fingerprint: str) -> None:
+        self.registry, self.fingerprint = registry, fingerprint
+        self.clients: dict[int, int] = {}
 
-    def open(self, server_round: int, stage: str) -> str:
-        """Begin an exchange with everybody; returns its ticket."""
-        self.ticket, self._asked = make_ticket(), None
-        self.stages.append({"round": server_round, "stage": stage, "up": 0, "down": 0})
-        return self.ticket
+    def collect(
+        self, replies: Iterable[Message], ticket: str, parse: Parse[T]
+    ) -> Iterator[Accepted[T] | Refused]:
+        """Read replies in the order of their nodes, whatever order they came in."""
+        answered: set[int] = set()
+        for reply in sorted(replies, key=_node_of):
+            node = _node_of(reply)
+            try:
+                accepted = self._read(node, reply, ticket, parse)
+                if accepted.sender.client in answered:
+                    raise BankRefused("it answered twice; its first answer counts")
+                answered.add(accepted.sender.client)
+                yield accepted
+            except (ClientFailed, BankRefused) as failure:
+                yield Refused(node, str(failure))
 
-    def sending(self, requests: Mapping[int, RecordDict], clients: list[int] | None) -> None:
-        """Book the requests of this exchange, by node; `clients` where not all are asked."""
-        self._asked = clients
-        self.stages[-1]["down"] = max(map(wire_bytes, requests.values()), default=0)
+    def name_of(self, node: int) -> int | str:
+        """The client number of a node: as it says, or as its key is registered; else its name."""
+        return self.clients.get(node, self.registered_name(node))
 
-    def take(self, replies: Iterable[Message], accept: Callable[[RecordDict], None]) -> None:
-        """Accept the replies that came, by node; book as left out whoever gave none."""
-        came = sorted(replies, key=_node_of)
-        self.came = set()
-        for reply in came:
-            self._take(reply, accept)
-        silent = set(self.registry.nodes) - set(map(_node_of, came))
-        for node in sorted(silent):
-            if self._asked is None or self.numbers.get(node) in self._asked:
-                self._refuse(node, f"it gave no answer within {self.timeout} s")
+    def registered_name(self, node: int) -> int | str:
+        """The client number a node's key is registered for; without a key, "node ID"."""
+        name = KEY_NAME.fullmatch(self.registry.names.get(node, ""))
+        return int(name[1]) if name else f"node {node}"
 
-    def check_sender(self, sender: Sender) -> None:
-        """Refuse an app or a backbone that are not the federation's.
+    def _read(self, node: int, reply: Message, ticket: str, parse: Parse[T]) -> Accepted[T]:
+        if reply.has_error():
+            raise ClientFailed(_reason(reply))
+        content = reply.content
+        self._claim(node, client_number(content))
+        check_ticket(content, ticket)
+        sender = unpack_sender(content)
+        self._check_sender(sender)
+        return Accepted(node, sender, parse(sender.client, content), wire_bytes(content))
 
-        Raises:
-            BankRefused: they are not.
+    def _claim(self, node: int, number: int | None) -> None:
+        """Note the client number of a node; refuse a number that is not its own.
+
+        A node whose key is registered as node-3 is client 3. Without keys, a node that replaces
+        another may take over the other's number.
         """
+        if number is None:
+            return
+        registered = self.registered_name(node)
+        if isinstance(registered, int) and registered != number:
+            raise BankRefused(
+                f"it calls itself client {number}, but its key is node-{registered}'s"
+            )
+        holder = next((n for n, client in self.clients.items() if client == number), node)
+        if holder != node and holder in self.registry.nodes:
+            raise BankRefused(f"it calls itself client {number}, as node {holder} does")
+        if self.clients.setdefault(node, number) != number:
+            raise BankRefused(f"it calls itself client {number} now")
+
+    def _check_sender(self, sender: Sender) -> None:
+        """Refuse another version of the app or other backbone weights."""
         if sender.version != version(APP):
             raise BankRefused(
                 f"its app is {APP} {sender.version}, the federation's is {version(APP)}"
@@ -90,83 +129,9 @@ class Intake:
                 f"({self.fingerprint})"
             )
 
-    def check_enough(self, did: str) -> None:
-        """Go on only if as many came through as must.
 
-        Raises:
-            RoundFailed: fewer did.
-        """
-        if len(self.came) < self.needed:
-            named = "\n".join(f"{called(r['client'])}: {r['reason']}" for r in self.refused)
-            raise RoundFailed(
-                f"only {len(self.came)} of {len(self.registry.nodes)} clients {did}, {self.needed} "
-                f"are needed (min-clients):\n{named}"
-            )
-
-    def claim(self, node: int, number: int | None) -> None:
-        """Book the number a node goes by; refuse one that is not its own.
-
-        A node whose key was registered as node-3 is client 3. Where there are no keys, a node that
-        has come in the stead of another may go by the other's number.
-
-        Raises:
-            BankRefused: it is another's number, or not the one it went by before.
-        """
-        if number is None:
-            return
-        registered = self._registered(node)
-        if isinstance(registered, int) and registered != number:
-            raise BankRefused(
-                f"it calls itself client {number}, but its key is node-{registered}'s"
-            )
-        holder = next((n for n, held in self.numbers.items() if held == number), node)
-        if holder != node and holder in self.registry.nodes:
-            raise BankRefused(f"it calls itself client {number}, as node {holder} does")
-        if self.numbers.setdefault(node, number) != number:
-            raise BankRefused(f"it calls itself client {number} now")
-
-    def _take(self, reply: Message, accept: Callable[[RecordDict], None]) -> None:
-        """Accept a reply, or book its sender as left out with the reason."""
-        node = _node_of(reply)
-        try:
-            if reply.has_error():
-                raise ClientFailed(_reason(reply))
-            number = number_in(reply.content)
-            self.claim(node, number)
-            check_ticket(reply.content, self.ticket)
-            if number in self.came:
-                raise BankRefused("it answered twice; its first answer counts")
-            accept(reply.content)
-            self._book(node, wire_bytes(reply.content))
-        except (ClientFailed, BankRefused) as failure:
-            self._refuse(node, str(failure))
-
-    def _book(self, node: int, size: int) -> None:
-        """Count an accepted answer; who was left out before takes part again."""
-        client, stage = self.numbers[node], self.stages[-1]
-        self.came.add(client)
-        stage["up"] += size
-        if stage["stage"] != EVALUATE:
-            names = (client, self._registered(node))
-            self.refused = [entry for entry in self.refused if entry["client"] not in names]
-            self.upload_bytes[client] = self.upload_bytes.get(client, 0) + size
-
-    def _registered(self, node: int) -> int | str:
-        """The number that a node's key was registered for; else what to call the node."""
-        name = KEY_NAME.fullmatch(self.registry.names.get(node, ""))
-        return int(name[1]) if name else f"node {node}"
-
-    def _refuse(self, node: int, reason: str) -> None:
-        client = self.numbers.get(node, self._registered(node))
-        if self.stages[-1]["stage"] == EVALUATE and client in self.upload_bytes:
-            reason = f"its bank is merged, but it gave no figures: {reason}"
-        log.error("%s is left out: %s", called(client), reason)
-        if client not in [entry["client"] for entry in self.refused]:
-            self.refused.append({"client": client, "reason": reason})
-
-
-def called(client: int | str) -> str:
-    """What to call a client: by its number, or as Flower's node where that is all we know."""
+def display_name(client: int | str) -> str:
+    """A client as people read it: "client 3", or the name of its node."""
     return f"client {client}" if isinstance(client, int) else client
 
 
@@ -175,7 +140,7 @@ def _node_of(reply: Message) -> int:
 
 
 def _reason(reply: Message) -> str:
-    """What a client's exception said, out of the words that Flower puts around it."""
+    """What a client's exception says, without the words Flower puts around it."""
     text = COLOUR.sub("", reply.error.reason or "it gave no reason")
     for mark in ("occurred. Message: ", ":<'"):
         if mark in text:

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 
-from fl.wire.messages import FAILURE
+from fl.wire.envelope import FAILURE
 
 LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 POLL = 1.0  # seconds between two polls for replies

@@ -38,7 +38,7 @@ from fl.config import (
     read_toml,
     with_absolute_paths,
 )
-from fl.results.run_directory import METRICS
+from fl.workspace.directory import METRICS
 from src.reporting.flat import flatten
 from src.storage.atomic import write_whole
 

@@ -21,7 +21,9 @@ from fl.engines.launch import launch
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus
 from fl.server.ledger_store import ANSWERS
-from fl.setup.inputs import build_model, cpu_threads, open_split
+from fl.setup.data import open_split
+from fl.setup.model import build_model
+from fl.setup.threads import cpu_threads
 from fl.sweep.runs import Outcome, Run
 from src.errors import UserError
 from src.federated.candidates import extract_features

@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
 from fl.wire.arrays import pack_banks, read_header, read_rows
-from fl.wire.messages import ABOUT, Sender, pack_sender, raise_failure, unpack_sender, unreadable
+from fl.wire.envelope import ABOUT, Sender, pack_reply, unreadable
 from src.federated.types import BankRefused
 from src.privacy.queries import Ask, Block, Means, Moments, Scores
 from src.privacy.runner import Sums
@@ -53,8 +53,7 @@ def unpack_asks(content: RecordDict) -> dict[str, Ask]:
 
 def pack_sums(sender: Sender, sums: Mapping[str, Sums]) -> RecordDict:
     """A client's answer: bank name -> sums over its records."""
-    about = {**pack_sender(sender), "records": json.dumps({n: s.records for n, s in sums.items()})}
-    content = RecordDict({ABOUT: ConfigRecord(about)})
+    content = pack_reply(sender, records=json.dumps({n: s.records for n, s in sums.items()}))
     for number in range(max((len(s.vectors) for s in sums.values()), default=0)):
         content[f"{SUMS}-{number}"] = pack_banks(
             {name: s.vectors[number] for name, s in sums.items() if number < len(s.vectors)}
@@ -62,17 +61,14 @@ def pack_sums(sender: Sender, sums: Mapping[str, Sums]) -> RecordDict:
     return content
 
 
-def unpack_sums(content: RecordDict, asks: Mapping[str, Ask]) -> tuple[Sender, dict[str, Sums]]:
+def unpack_sums(content: RecordDict, asks: Mapping[str, Ask]) -> dict[str, Sums]:
     """The inverse of `pack_sums`, for the banks that the client holds of those asked for.
 
     Raises:
-        ClientFailed: the client answered that it could not.
         BankRefused: the answer cannot be read, or is not what a client should answer.
     """
-    raise_failure(content)
     try:
-        about = content[ABOUT]
-        records: dict[str, Any] = json.loads(str(about["records"]))
+        records: dict[str, Any] = json.loads(str(content[ABOUT]["records"]))
         found = {}
         for name, count in records.items():
             if type(count) is not int or count < 1:
@@ -82,7 +78,7 @@ def unpack_sums(content: RecordDict, asks: Mapping[str, Ask]) -> tuple[Sender, d
                 for number, block in enumerate(asks[name].blocks)
             )
             found[name] = Sums(vectors, count)
-        return unpack_sender(about), found
+        return found
     except BankRefused:
         raise
     except Exception as error:

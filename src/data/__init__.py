@@ -1,4 +1,4 @@
-"""Datasets of inspected parts, and their partitions among clients."""
+"""Inspection datasets and their partitions among clients."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ __all__ = [
 def open_dataset(
     kind: str, root: str | Path, objects: str | Sequence[str] | None, split: str
 ) -> InspectionDataset:
-    """Open a split of a dataset of kind autovi, folder, visa or synthetic (of `write_synthetic`).
+    """Open one split of a dataset of kind autovi, folder, visa or synthetic (`write_synthetic`).
 
     `objects` is a list of names, a comma-separated string, or None or "all" for every object.
-    Raises `DataError` for an unknown kind and for a root that does not hold what was asked for.
+    Raises `DataError` for an unknown kind, and for a root without the requested data.
     """
     if kind == "folder":
         return FolderDataset(root, objects, split)

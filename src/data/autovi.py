@@ -1,9 +1,9 @@
-"""AutoVI (Renault Group, 2024), and any other objects kept in its layout.
+"""AutoVI (Renault Group, 2024), and other data in its layout.
 
 <object>/train/good/0001.png
 <object>/test/{good,<defect>}/0001.png
-<object>/ground_truth/<defect>/0001/*.png     one mask a defect
-<object>/defects_config.json                  what a mask's pixel value means
+<object>/ground_truth/<defect>/0001/*.png     one mask per defect
+<object>/defects_config.json                  the meaning of each pixel value of a mask
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from src.data.layout import absolute_root, list_images, read_samples
 
 
 class AutoVIDataset(InspectionDataset):
-    """The images of some objects in the AutoVI layout; archives may be unpacked twice nested.
+    """Images of some objects in the AutoVI layout, at most three folders below `root`.
 
-    `objects` is a list of names, a comma-separated string, or None or "all" for every object
-    found. An optional metadata.csv beside an object's `train`, with a column `path` relative to
-    itself, gives `Sample.metadata`. Raises `DataError` where the folders are not as described.
+    `objects` is a list of names, a comma-separated string, or None or "all" for every object. An
+    optional metadata.csv beside an object's `train` has a column `path` relative to itself; its
+    other columns become `Sample.metadata`. Raises `DataError` for any other layout.
     """
 
     def __init__(
@@ -36,30 +36,31 @@ class AutoVIDataset(InspectionDataset):
         name: str = "autovi",
     ) -> None:
         folder = absolute_root(root)
-        super().__init__(name, folder, read_samples(folder, objects, split, _masks))
+        super().__init__(name, folder, read_samples(folder, objects, split, _find_masks))
 
     def read_defects(self, sample: Sample) -> list[Defect]:
-        """One defect a mask file, saturating as defects_config.json says (an empty mask: none).
+        """Decode one defect per mask file, saturating as defects_config.json defines.
 
-        Raises `DataError` where the file or its entry for a mask's pixel value is missing.
+        Empty masks are skipped. Raises `DataError` for a missing defects_config.json, and for a
+        mask without exactly one pixel value that has an entry there.
         """
         saturations = read_saturations(sample.path.parents[2])
-        found = [_read_defect(path, saturations) for path in sample.masks]
-        return [defect for defect in found if defect is not None]
+        defects = [_read_defect(path, saturations) for path in sample.masks]
+        return [defect for defect in defects if defect is not None]
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """From which overlap a kind of defect counts as found."""
+    """The overlap that counts as full detection of one kind of defect."""
 
-    threshold: float  # a fraction of the defect's area if relative, else pixels
+    threshold: float  # a fraction of the defect area if relative, else pixels
     relative: bool
 
     def area(self, defect_area: int) -> float:
-        """The saturation area in pixels, as the evaluator of MVTec LOCO AD and AutoVI has it.
+        """Return the saturation area in pixels, as the MVTec LOCO AD and AutoVI evaluators do.
 
-        Relative: threshold × area, rounded down (but at least one pixel, where the evaluator
-        would divide by zero). Absolute: the threshold, or the area where that is smaller.
+        Relative: threshold × area, rounded down, but at least one pixel (the evaluators would
+        divide by zero). Absolute: the smaller of threshold and area.
         """
         if self.relative:
             return float(max(1, int(self.threshold * defect_area)))
@@ -67,13 +68,16 @@ class Saturation:
 
 
 def read_saturations(folder: Path) -> dict[int, Saturation]:
-    """Pixel value -> saturation, from an object folder's defects_config.json."""
+    """Return the saturation of each pixel value, from defects_config.json in an object folder.
+
+    Raises `DataError` for a missing or malformed file.
+    """
     path = folder / "defects_config.json"
     if not path.is_file():
-        raise DataError(f"the masks of {folder.name} need {path}, which does not exist")
+        raise DataError(f"{path} does not exist, but the masks of {folder.name} need it; add it")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {int(entry["pixel_value"]): _saturation(entry) for entry in entries}
+        return {int(entry["pixel_value"]): _parse_saturation(entry) for entry in entries}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: {type(error).__name__}: {error}; expected a list of {{defect_name, "
@@ -81,11 +85,11 @@ def read_saturations(folder: Path) -> dict[int, Saturation]:
         ) from error
 
 
-def _saturation(entry: dict[str, Any]) -> Saturation:
+def _parse_saturation(entry: dict[str, Any]) -> Saturation:
     threshold = float(entry["saturation_threshold"])
     relative = bool(entry["relative_saturation"])
     if not threshold > 0 or (relative and threshold > 1):
-        raise ValueError(f"saturation_threshold {threshold} of value {entry['pixel_value']}")
+        raise ValueError(f"saturation_threshold {threshold} of pixel value {entry['pixel_value']}")
     return Saturation(threshold, relative)
 
 
@@ -95,16 +99,16 @@ def _read_defect(path: Path, saturations: dict[int, Saturation]) -> Defect | Non
     if not values:
         return None
     if len(values) > 1:
-        raise DataError(f"mask {path} has the values {values[:5]}; expected one, and 0 elsewhere")
+        raise DataError(f"mask {path} has the values {values[:5]}; use one value, and 0 elsewhere")
     if values[0] not in saturations:
         raise DataError(
-            f"mask {path} has the value {values[0]}, for which defects_config.json of its object "
-            f"has no entry; entries: {sorted(saturations)}"
+            f"mask {path} has the value {values[0]}, but defects_config.json of its object has "
+            f"entries for {sorted(saturations)} only; add one"
         )
     mask = pixels > 0
     return Defect(mask, saturations[values[0]].area(int(mask.sum())))
 
 
-def _masks(folder: Path, defect: str, image: Path) -> tuple[Path, ...]:
-    truth = folder / "ground_truth" / defect / image.stem
-    return tuple(list_images(truth)) if truth.is_dir() else ()
+def _find_masks(folder: Path, defect: str, image: Path) -> tuple[Path, ...]:
+    parent = folder / "ground_truth" / defect / image.stem
+    return tuple(list_images(parent)) if parent.is_dir() else ()

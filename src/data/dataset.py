@@ -1,4 +1,4 @@
-"""Images under inspection and their ground truth: the types that all datasets here share."""
+"""Inspection images and their ground truth: the types that every dataset shares."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 from torch.utils.data import Dataset
 
 from src.errors import UserError
 
-# What Pillow raises for a file that is missing, truncated, of no known format, or far too large.
+# Pillow raises these for a file that is missing, truncated, too large, or in an unknown format.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -29,36 +30,36 @@ UNREADABLE = (
 
 
 class DataError(UserError, ValueError):
-    """The data on disk are not what was asked for; the message says where and what to do."""
+    """The data on disk do not match the request; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: where it is, what it shows, and where its ground truth lies."""
+    """One image: its path, its label and the paths of its masks."""
 
     path: Path  # absolute
-    key: str  # posix path relative to the data root; unique in a dataset
+    key: str  # POSIX path relative to the data root; unique within a dataset
     object: str
     split: str  # "train" or "test"
     label: int  # 0 normal, 1 anomalous
-    defect: str  # "good", or the name of the defect's folder
+    defect: str  # "good", or the name of the defect folder
     masks: tuple[Path, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Defect:
-    """One ground-truth defect of an image: the unit over which sPRO is averaged."""
+    """One ground-truth defect of an image: the unit that sPRO averages over (MVTec LOCO AD)."""
 
     mask: np.ndarray  # [H, W] bool
-    saturation: float  # pixels, > 0: the overlap from which the defect counts as found
+    saturation: float  # pixels, > 0: an overlap of this size counts as full detection
 
 
 class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
     """Samples that decode to `(image [3, H, W] float32 in [0, 1], label, path)`.
 
-    Images keep their own size: resizing and normalisation belong to the model. Decoding happens
-    in `__getitem__`, so a dataset is cheap to build, to select from and to pickle into workers.
+    Images keep their original size: the model resizes and normalises them. Images are decoded in
+    `__getitem__`, so a dataset is cheap to build, to subset and to pickle into workers.
     """
 
     def __init__(self, name: str, root: Path, samples: Sequence[Sample]) -> None:
@@ -78,17 +79,17 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
 
     @property
     def objects(self) -> list[str]:
-        """The names of the objects present, sorted."""
+        """Names of the objects in this dataset, sorted."""
         return sorted({sample.object for sample in self.samples})
 
     def select(self, indices: Iterable[int]) -> InspectionDataset:
-        """The same kind of dataset with the samples at `indices`, in that order."""
-        chosen = copy.copy(self)
-        chosen.samples = [self.samples[index] for index in indices]
-        return chosen
+        """Return a dataset of the same type with the samples at `indices`, in that order."""
+        subset = copy.copy(self)
+        subset.samples = [self.samples[index] for index in indices]
+        return subset
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """(H, W) in pixels, read from the file's header."""
+        """Return (H, W) in pixels, read from the file header."""
         path = self.samples[index].path
         try:
             with Image.open(path) as image:
@@ -97,9 +98,9 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
             raise DataError(f"cannot read image {path}: {error}") from error
 
     def defects(self, index: int) -> list[Defect] | None:
-        """The defects of an image: `[]` if it is normal, None if its ground truth is unknown.
+        """Return the defects of an image: `[]` for a normal image, None for unknown ground truth.
 
-        An anomalous image whose masks are all empty has a defect that nobody marked: unknown.
+        Ground truth is unknown for an anomalous image without masks or with empty masks only.
 
         Raises `DataError` for a mask that cannot be read or differs in size from its image.
         """
@@ -108,38 +109,46 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
             return []
         if not sample.masks:
             return None
-        found = self.read_defects(sample)
-        for defect in found:
+        defects = self.read_defects(sample)
+        for defect in defects:
             if defect.mask.shape != self.image_size(index):
                 raise DataError(
-                    f"ground truth of {sample.path} is {defect.mask.shape} pixels (H, W), "
-                    f"the image {self.image_size(index)}; masks: {_names(sample.masks)}"
+                    f"{sample.path} is {self.image_size(index)} pixels (H, W), but its mask is "
+                    f"{defect.mask.shape}: redraw {', '.join(path.name for path in sample.masks)} "
+                    "at the size of the image"
                 )
-        return found or None
+        return defects or None
 
     def read_defects(self, sample: Sample) -> list[Defect]:
-        """Turn the mask files of an anomalous sample into defects; each layout has its own way."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its masks mean")
+        """Decode the masks of an anomalous sample into defects.
+
+        Each 8-connected component is one defect and saturates at its own area, so that AU-sPRO
+        equals AUPRO. A layout with its own rule overrides this method.
+        """
+        masks = [read_mask(path) > 0 for path in sample.masks]
+        return [defect for mask in masks for defect in _connected_components(mask)]
 
 
 def read_image(path: Path) -> torch.Tensor:  # [3, H, W] float32
-    """Decode an image file to RGB in [0, 1]; greyscale is repeated, an alpha channel dropped.
+    """Decode an image file to RGB in [0, 1].
 
-    16-bit greyscale is divided by 65535. An EXIF orientation is not applied: masks are drawn on
-    the pixels as they are stored. Raises `DataError`, naming the file, for one that cannot be read.
+    Greyscale is repeated over the channels and alpha is dropped; 16-bit greyscale is divided by
+    65535. EXIF orientation is ignored, because masks are drawn on the pixels as stored.
+
+    Raises `DataError`, naming the file, if it cannot be read.
     """
     pixels, white = _decode(path)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    # into one float tensor at once: what is allocated on the way is what several threads wait for
+    # fill one float tensor: threads that decode in parallel contend for every other allocation
     image = torch.empty(3, *pixels.shape[:2])
     return image.copy_(torch.from_numpy(pixels).permute(2, 0, 1)).div_(white)
 
 
 def read_mask(path: Path) -> np.ndarray:  # [H, W] uint8
-    """Decode a mask file: the largest of its colour channels, or its palette's indices.
+    """Decode a mask file to the maximum over its colour channels, or to its palette indices.
 
-    Raises `DataError`, naming the file, for one that cannot be read.
+    Raises `DataError`, naming the file, if it cannot be read.
     """
     try:
         with Image.open(path) as image:
@@ -152,25 +161,27 @@ def read_mask(path: Path) -> np.ndarray:  # [H, W] uint8
         raise DataError(f"cannot read mask {path}: {error}") from error
 
 
-def _decode(path: Path) -> tuple[np.ndarray, int]:  # [H, W] or [H, W, 3], and the value of white
+def _decode(path: Path) -> tuple[np.ndarray, int]:  # [H, W] or [H, W, 3]; value of white
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):
-                return _sixteen_bits(np.array(image)), 65535
+                return _check_sixteen_bits(np.array(image)), 65535
             if image.mode == "F":
                 raise ValueError("floating-point pixels; convert it to 8 or 16 bits")
-            if image.mode == "P":  # a palette's transparency survives only a conversion to RGBA
+            if image.mode == "P":  # converting to RGBA first handles palettes with transparency
                 return np.array(image.convert("RGBA").convert("RGB")), 255
             return np.array(image.convert("RGB")), 255
     except UNREADABLE as error:
         raise DataError(f"cannot read image {path}: {error}") from error
 
 
-def _sixteen_bits(pixels: np.ndarray) -> np.ndarray:  # [H, W] integers
+def _check_sixteen_bits(pixels: np.ndarray) -> np.ndarray:  # [H, W] integers
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("more than 16 bits a pixel; convert it to 8 or 16 bits")
+        raise ValueError("more than 16 bits per pixel; convert it to 8 or 16 bits")
     return pixels.astype(np.int32)
 
 
-def _names(paths: Iterable[Path]) -> str:
-    return ", ".join(path.name for path in paths)
+def _connected_components(mask: np.ndarray) -> list[Defect]:  # [H, W] bool
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    components = [labels == number for number in range(1, count + 1)]
+    return [Defect(component, float(component.sum())) for component in components]

@@ -1,4 +1,4 @@
-"""What the AutoVI and MVTec AD layouts share: object folders, splits, and metadata.csv."""
+"""Object folders with train and test splits and a metadata.csv: shared by AutoVI and MVTec AD."""
 
 from __future__ import annotations
 
@@ -10,78 +10,101 @@ from pathlib import Path
 from src.data.dataset import DataError, Sample
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-NESTING = 3  # an object may lie this many folders below the root: archives unpack twice nested
+MAX_DEPTH = 3  # folders between the root and an object: archives unpack into nested folders
 
 LAYOUT = (
     "expected <root>/<object>/train/good/*.png and <root>/<object>/test/{good,<defect>}/*.png "
-    "(or the same with <root> being the object's folder)"
+    "(or the same with <root> being the object folder)"
 )
 
-Metadata = dict[Path, dict[str, str]]  # image -> its row of metadata.csv
-MasksOf = Callable[[Path, str, Path], tuple[Path, ...]]  # (object folder, defect, image) -> masks
+FindMasks = Callable[[Path, str, Path], tuple[Path, ...]]  # (object folder, defect, image) -> masks
 
 
 def read_samples(
-    root: Path, objects: str | Sequence[str] | None, split: str, masks_of: MasksOf
+    root: Path, objects: str | Sequence[str] | None, split: str, find_masks: FindMasks
 ) -> list[Sample]:
-    """The samples of a split, sorted by key.
+    """Return the samples of a split, sorted by key.
 
-    A `mask` column of metadata.csv, where there is one, wins over `masks_of`. Raises `DataError`
-    for a missing root, object or split, and for a split without images.
+    The `mask` column of metadata.csv takes precedence over `find_masks`. Raises `DataError` for a
+    missing object or split, and for a split without images.
     """
-    if split not in ("train", "test"):
-        raise DataError(f"unknown split {split!r}: choose 'train' or 'test'")
-    root_rows = _read_metadata(root)
+    check_split(split)
+    root_rows = read_metadata(root)
+    folders = find_objects(root)
     samples: list[Sample] = []
-    for name, folder in choose_objects(root, objects).items():
-        rows = root_rows if folder == root else root_rows | _read_metadata(folder)
+    for name in select_objects(root, list(folders), objects):
+        folder = folders[name]
+        rows = root_rows if folder == root else root_rows | read_metadata(folder)
         for defect, path in _split_images(folder, split):
             label = int(defect != "good")
-            columns = dict(rows.get(path, {}))
-            listed = columns.pop("mask", None)
-            masks: tuple[Path, ...] = ()
-            if label and listed is None:
-                masks = masks_of(folder, defect, path)
-            elif label and listed:
-                masks = (Path(listed),)
+            metadata = dict(rows.get(path, {}))
+            mask = metadata.pop("mask", None)
+            if not label or mask == "":
+                masks: tuple[Path, ...] = ()
+            else:
+                masks = (Path(mask),) if mask else find_masks(folder, defect, path)
             key = path.relative_to(root).as_posix()
-            samples.append(Sample(path, key, name, split, label, defect, masks, columns))
+            samples.append(Sample(path, key, name, split, label, defect, masks, metadata))
     return sorted(samples, key=lambda sample: sample.key)
 
 
-def absolute_root(root: str | Path) -> Path:
-    """The data root as an absolute path, symbolic links kept; raises `DataError` if missing."""
+def check_split(split: str) -> None:
+    """Raise `DataError` for a split other than train and test."""
+    if split not in ("train", "test"):
+        raise DataError(f"unknown split {split!r}: choose 'train' or 'test'")
+
+
+def absolute_root(root: str | Path, layout: str = LAYOUT) -> Path:
+    """Return the data root as an absolute path, keeping symbolic links.
+
+    Raises `DataError`, which describes the expected `layout`, if it is not a folder.
+    """
     path = Path(os.path.abspath(Path(root).expanduser()))
     if not path.is_dir():
-        raise DataError(f"data root {path} is not a folder; {LAYOUT}")
+        raise DataError(f"data root {path} is not a folder; {layout}")
     return path
 
 
-def choose_objects(root: Path, objects: str | Sequence[str] | None) -> dict[str, Path]:
-    """Object name -> folder, for the objects named: None or "all", a comma list, or a sequence."""
-    found = _find_objects(root)
-    if not found:
+def find_objects(root: Path) -> dict[str, Path]:
+    """Return the folder of every object below a root, by name, sorted.
+
+    Raises `DataError` if there is none, or if two folders have the same name.
+    """
+    objects: dict[str, Path] = {}
+    for folder in _object_folders(root, MAX_DEPTH):
+        if folder.name in objects:
+            raise DataError(
+                f"two folders for object {folder.name}: {objects[folder.name]}, {folder}; "
+                "rename one, or choose a data root above only one of them"
+            )
+        objects[folder.name] = folder
+    if not objects:
         raise DataError(f"no object folder under {root}; {LAYOUT}")
-    return {name: found[name] for name in choose_names(root, list(found), objects)}
+    return dict(sorted(objects.items()))
 
 
-def choose_names(
-    place: Path, found: Sequence[str], objects: str | Sequence[str] | None
+def select_objects(
+    source: Path, available: Sequence[str], objects: str | Sequence[str] | None
 ) -> list[str]:
-    """Of the objects found in a place those that are named; raises `DataError` for others."""
+    """Return the requested names: all for None or "all", else those of a list or comma list.
+
+    Raises `DataError`, naming `source`, for an empty request or a name that is not available.
+    """
     names = objects.split(",") if isinstance(objects, str) else list(objects or [])
     names = [name.strip() for name in names if name.strip()]
     if objects is None or names == ["all"]:
-        return list(found)
-    unknown = [name for name in names if name not in found]
+        return list(available)
+    unknown = [name for name in names if name not in available]
     if unknown or not names:
-        asked = ", ".join(unknown) or "nothing"
-        raise DataError(f"{place} holds the objects {', '.join(found)}; asked for: {asked}")
+        raise DataError(
+            f"{source} has no object {', '.join(unknown) or repr(objects)}: choose from "
+            f"{', '.join(available)}"
+        )
     return names
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name; hidden files are passed over."""
+    """Return the image files of a folder, sorted by name, without hidden files."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -89,68 +112,66 @@ def list_images(folder: Path) -> list[Path]:
     )
 
 
-def _find_objects(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for folder in _object_folders(root, NESTING):
-        if folder.name in found:
-            raise DataError(f"two folders for object {folder.name}: {found[folder.name]}, {folder}")
-        found[folder.name] = folder
-    return dict(sorted(found.items()))
+def read_metadata(folder: Path) -> dict[Path, dict[str, str]]:
+    """Return the rows of `folder`/metadata.csv by absolute image path; `{}` without the file.
+
+    The columns `path` and `mask` are relative to the folder. Raises `DataError` for a malformed
+    file and for an image with two rows.
+    """
+    table = folder / "metadata.csv"
+    rows: dict[Path, dict[str, str]] = {}
+    for line, row in read_table(table, ["path"]) if table.is_file() else ():
+        image = Path(os.path.normpath(folder / row.pop("path")))
+        if image in rows:
+            raise DataError(f"{table}, line {line}: second row for {image.name}; delete one")
+        if row.get("mask"):
+            row["mask"] = os.path.normpath(folder / row["mask"])
+        rows[image] = row
+    return rows
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV file, each with its line number; missing cells are empty.
+
+    Raises `DataError` for a file that cannot be read or lacks one of `columns`, and for a row with
+    more cells than the header.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="", strict=True)
+            header = list(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    missing = [repr(name) for name in columns if name not in header]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}; its header is {header}")
+    for line, row in rows:
+        if None in row:
+            raise DataError(f"{path}, line {line}: more cells than columns")
+    return rows
 
 
 def _object_folders(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / "train").is_dir() or (folder / "test").is_dir():
         yield folder
     elif depth:
-        for inner in _folders(folder):
-            yield from _object_folders(inner, depth - 1)
+        for child in _subfolders(folder):
+            yield from _object_folders(child, depth - 1)
 
 
-def _folders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
 
 
 def _split_images(folder: Path, split: str) -> list[tuple[str, Path]]:  # (defect, image)
+    parent = folder / split
+    folders = _subfolders(parent) if parent.is_dir() else []
     if split == "train":
-        kinds = [folder / "train" / "good"]
-    else:
-        kinds = _folders(folder / "test") if (folder / "test").is_dir() else []
-    images = [(kind.name, path) for kind in kinds if kind.is_dir() for path in list_images(kind)]
+        folders = [folder for folder in folders if folder.name == "good"]
+    images = [(defect.name, path) for defect in folders for path in list_images(defect)]
     if not images:
         raise DataError(f"no images in the {split} split of {folder}; {LAYOUT}")
     return images
-
-
-def _read_metadata(folder: Path) -> Metadata:
-    """The rows of `folder`/metadata.csv, if there is one; `path` and `mask` are relative to it."""
-    path = folder / "metadata.csv"
-    if not path.is_file():
-        return {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="", strict=True)
-            return _index_rows(path, reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-
-
-def _index_rows(path: Path, reader: csv.DictReader[str]) -> Metadata:
-    if "path" not in (reader.fieldnames or ()):
-        raise DataError(f"{path} has no column 'path'; its columns: {reader.fieldnames}")
-    rows: Metadata = {}
-    for row in reader:
-        if None in row:
-            raise DataError(f"{path}, line {reader.line_num}: more cells than columns")
-        image = _beside(path, row.pop("path"))
-        if image in rows:
-            raise DataError(f"{path}, line {reader.line_num}: second row for {image.name}")
-        if row.get("mask"):
-            row["mask"] = str(_beside(path, row["mask"]))
-        rows[image] = row
-    return rows
-
-
-def _beside(file: Path, relative: str) -> Path:
-    return Path(os.path.normpath(file.parent / relative))

@@ -1,4 +1,4 @@
-"""A partition as data: partition.json, and the check that it fits a dataset."""
+"""A partition as data: partition.json, and the check that it matches a dataset."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from src.data.dataset import DataError, Sample
 from src.storage.atomic import write_whole
@@ -16,12 +18,12 @@ VERSION = 1
 
 
 class PartitionError(DataError):
-    """A partition that these data do not allow, or a partition.json that does not fit them."""
+    """A partition that the data do not allow, or a partition.json that does not match them."""
 
 
 @dataclass(frozen=True)
 class ClientShare:
-    """The keys of the images that one client holds, sorted."""
+    """The sorted keys of one client's images."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -29,7 +31,7 @@ class ClientShare:
 
 @dataclass(frozen=True)
 class Partition:
-    """How images are spread over clients, and the request that it answers."""
+    """The assignment of images to clients, and the arguments that produced it."""
 
     kind: str
     seed: int
@@ -38,58 +40,40 @@ class Partition:
     clients: tuple[ClientShare, ...]
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON; a reader never sees half a file."""
+        """Write the partition as JSON, atomically."""
         write_whole(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Partition:
         """Read what `save` wrote; raises `PartitionError`, naming the file, for anything else."""
         try:
-            return _parse(json.loads(Path(path).read_text(encoding="utf-8")))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version is {content['version']}, expected {VERSION}")
+            return TypeAdapter(cls).validate_python(content)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise PartitionError(
-                f"cannot read partition {path}: {type(error).__name__}: {error}"
+                f"cannot read partition {path}: {type(error).__name__}: {error}; make it again"
             ) from error
 
     def check(self, train: Sequence[Sample], test: Sequence[Sample]) -> None:
         """Raise `PartitionError` unless every image of both splits has exactly one client."""
-        _check_split("train", [share.train for share in self.clients], train)
-        _check_split("test", [share.test for share in self.clients], test)
+        _check_split("train", chain.from_iterable(share.train for share in self.clients), train)
+        _check_split("test", chain.from_iterable(share.test for share in self.clients), test)
 
 
-def _parse(content: Any) -> Partition:
-    if content["version"] != VERSION:
-        raise ValueError(f"version {content['version']}, this program reads {VERSION}")
-    clients = tuple(
-        ClientShare(_parse_keys(share["train"]), _parse_keys(share["test"]))
-        for share in content["clients"]
-    )
-    return Partition(
-        str(content["kind"]),
-        int(content["seed"]),
-        str(content["column"]),
-        float(content["alpha"]),
-        clients,
-    )
-
-
-def _parse_keys(keys: Any) -> tuple[str, ...]:
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise TypeError("a client's train and test must be lists of keys")
-    return tuple(keys)
-
-
-def _check_split(split: str, shares: Iterable[Iterable[str]], samples: Sequence[Sample]) -> None:
-    held = Counter(key for share in shares for key in share)
-    known = {sample.key for sample in samples}
-    wrong = {
-        "held by no client": known - held.keys(),
-        "not in the dataset": held.keys() - known,
-        "held twice": {key for key, times in held.items() if times > 1},
+def _check_split(split: str, assigned: Iterable[str], samples: Sequence[Sample]) -> None:
+    counts = Counter(assigned)
+    keys = {sample.key for sample in samples}
+    mismatches = {
+        "without a client": keys - counts.keys(),
+        "missing from the dataset": counts.keys() - keys,
+        "with two clients": {key for key, count in counts.items() if count > 1},
     }
-    for what, keys in wrong.items():
-        if keys:
+    for mismatch, wrong in mismatches.items():
+        if wrong:
             raise PartitionError(
-                f"the partition does not fit the dataset: {len(keys)} {split} images {what}, "
-                f"first {min(keys)}; make the partition again, or check data.root and data.objects"
+                f"the partition does not match the dataset: {len(wrong)} {split} images "
+                f"{mismatch}, first {min(wrong)}; make the partition again, or check data.root "
+                "and data.objects"
             )

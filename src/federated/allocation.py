@@ -1,93 +1,97 @@
-"""How many rows each client may send, so that all together keep to a budget.
+"""How many rows each client may send so that together they keep to a budget.
 
-`proportional` to its patches needs no word from the others. `equal` gives every client as many.
-`radius` finds the one covering radius at which what the clients need adds up to the budget: the
-largest radius of any client is then as small as the budget allows, a client with varied images
-sends more and one with uniform images less.
+The allocation looks for the one covering radius at which the rows that all clients need add up to
+the budget. The largest radius of any client is then as small as the budget allows: a client with
+varied images sends more rows, one with uniform images fewer.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
-from src.federated.types import Survey
+from src.federated.types import RadiusCurve
 
-Budget = Literal["proportional", "equal", "radius"]
-CURVE_POINTS = 48  # of a radius curve: some seven hundred bytes
-EXACT_POINTS = 24  # of one in an exact round, of which there are many
+CURVE_POINTS = 48  # points of a radius curve, about 700 bytes
+EXACT_POINTS = 24  # points in an exact round, of which there are many
 HALVINGS = 60
 
 
 def curve_counts(most: int, first: int, points: int = CURVE_POINTS) -> np.ndarray:
-    """Numbers of rows at which a curve of `first` to `most` rows is told: [m] int64, ascending."""
+    """Row counts at which a curve from `first` to `most` rows is sampled: [m] int64, ascending."""
     spread = np.geomspace(1, most, points) if most else np.empty(0)
     counts = np.unique(np.concatenate([[first], np.rint(spread), [most]]).astype(np.int64))
     return counts[counts >= first]
 
 
-def allot(surveys: Mapping[int, Survey], rows: int, budget: Budget) -> dict[int, int]:
-    """Rows that each client may send.
+def allocate_rows(curves: Mapping[int, RadiusCurve], rows: int) -> dict[int, int]:
+    """Divide a budget of rows among clients so that their largest covering radius is smallest.
 
     Args:
-        surveys: client -> what it could send, its curve included.
-        rows: that all may send together.
-        budget: how they are divided. Proportional is by the clients' shares.
+        curves: client -> its radius curve.
+        rows: budget of all clients together.
 
     Returns:
-        client -> rows; together `rows`, or all that the clients have where that is less.
+        client -> quota; the quotas add up to `rows`, or to all rows there are if those are fewer.
     """
-    clients = sorted(surveys)
-    most = np.array([surveys[client].counts[-1] for client in clients])
-    if budget == "radius":
-        wanted = _by_radius([surveys[client] for client in clients], rows)
-    else:
-        shares = [surveys[client].holding.share for client in clients]
-        weights = np.array(shares if budget == "proportional" else [1] * len(clients), float)
-        wanted = _by_weight(weights, most, rows)
-    given = _rounded(wanted, most, rows)
-    return dict(zip(clients, given.tolist(), strict=True))
+    clients = sorted(curves)
+    available = np.array([curves[client].counts[-1] for client in clients])
+    wanted = _rows_by_radius([curves[client] for client in clients], rows)
+    quotas = _round_to_budget(wanted, available, rows)
+    return dict(zip(clients, quotas.tolist(), strict=True))
 
 
-def _by_weight(weights: np.ndarray, most: np.ndarray, rows: int) -> np.ndarray:
-    """Shares of `rows` by weight, where nobody gets more than its most: [K] float."""
-    given = np.zeros(len(weights))
-    while (open_ := given < most).any() and rows - given.sum() > 1e-6:
-        left = (rows - given.sum()) * weights * open_ / (weights * open_).sum()
-        given = np.minimum(given + left, most)
-    return given
+def allocate_quotas(
+    curves: Mapping[int, Mapping[str, RadiusCurve]], budgets: Mapping[str, int]
+) -> dict[int, dict[str, int]]:
+    """Divide the rows of several banks: client -> bank name -> quota.
 
-
-def _by_radius(surveys: list[Survey], rows: int) -> np.ndarray:
-    """Rows that each needs for the smallest radius that the budget allows: [K] float.
-
-    Half a row more for those who would need another one for any smaller radius.
+    Args:
+        curves: client -> bank name -> its radius curve.
+        budgets: bank name -> rows of all clients together; a bank without one gets a row from
+            each client, to begin with.
     """
-    low = min(float(survey.radii[-1]) for survey in surveys)
-    high = max(float(survey.radii[0]) for survey in surveys)
+    quotas: dict[int, dict[str, int]] = {client: {} for client in curves}
+    for name in sorted({name for by_bank in curves.values() for name in by_bank}):
+        asked = {client: by_bank[name] for client, by_bank in curves.items() if name in by_bank}
+        rows = dict.fromkeys(asked, 1)
+        if name in budgets:
+            rows = allocate_rows(asked, budgets[name])
+        for client, quota in rows.items():
+            quotas[client][name] = quota
+    return quotas
+
+
+def _rows_by_radius(curves: list[RadiusCurve], rows: int) -> np.ndarray:
+    """Rows that each client needs for the smallest common radius within the budget: [K] float.
+
+    Clients that need one more row for any smaller radius get half a row extra: rounding serves
+    them first.
+    """
+    low = min(float(curve.radii[-1]) for curve in curves)
+    high = max(float(curve.radii[0]) for curve in curves)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if _needed(surveys, middle).sum() <= rows:
+        if _rows_needed(curves, middle).sum() <= rows:
             high = middle
         else:
             low = middle
-    needed = _needed(surveys, high)
-    if needed.sum() > rows:  # fewer rows than the first of each
+    needed = _rows_needed(curves, high)
+    if needed.sum() > rows:  # the budget is below the first point of the curves
         return needed * rows / needed.sum()
-    return needed + 0.5 * (_needed(surveys, low) > needed)
+    return needed + 0.5 * (_rows_needed(curves, low) > needed)
 
 
-def _needed(surveys: list[Survey], radius: float) -> np.ndarray:
-    """Rows after which all patches lie within the radius; between a curve's points a line: [K]."""
-    return np.ceil([np.interp(radius, s.radii[::-1], s.counts[::-1]) for s in surveys])
+def _rows_needed(curves: list[RadiusCurve], radius: float) -> np.ndarray:
+    """Rows after which all patches lie within a radius, linear between curve points: [K]."""
+    return np.ceil([np.interp(radius, c.radii[::-1], c.counts[::-1]) for c in curves])
 
 
-def _rounded(wanted: np.ndarray, most: np.ndarray, rows: int) -> np.ndarray:
-    """Whole numbers near those wanted that add up to the budget, as far as there are rows."""
-    given = np.minimum(np.floor(wanted + 1e-9).astype(np.int64), most)
-    by_fraction = np.argsort(given - wanted, kind="stable")  # who lost most comes first
-    while (left := min(rows, int(most.sum())) - int(given.sum())) > 0:
-        room = [i for i in by_fraction if given[i] < most[i]][:left]
-        step = max(1, min(left // len(room), int(min(most[i] - given[i] for i in room))))
-        given[room] += step
-    return given
+def _round_to_budget(wanted: np.ndarray, available: np.ndarray, rows: int) -> np.ndarray:
+    """Integers near `wanted` that add up to the budget, as far as rows are available."""
+    quotas = np.minimum(np.floor(wanted + 1e-9).astype(np.int64), available)
+    by_fraction = np.argsort(quotas - wanted, kind="stable")  # largest loss by rounding first
+    while (left := min(rows, int(available.sum())) - int(quotas.sum())) > 0:
+        open_ = [i for i in by_fraction if quotas[i] < available[i]][:left]
+        step = max(1, min(left // len(open_), int(min(available[i] - quotas[i] for i in open_))))
+        quotas[open_] += step
+    return quotas

@@ -1,46 +1,26 @@
-"""What a client does in a round: select a bank from its images, and score with a bank it is given.
+"""What a client selects from its images: the rows it can send, and the bank it keeps.
 
-Nothing here knows of messages. The centralized baseline is the same two functions, called by a
-client that holds everything.
+Nothing here knows of messages. The centralized baseline calls the same functions, as a client that
+holds all images.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from src.data import InspectionDataset
-from src.evaluation.score_set import ScoreSet
 from src.federated.allocation import CURVE_POINTS, curve_counts
-from src.federated.codec import Coding, Parts, decode, encode, slip
-from src.federated.types import QUANTILES, Calibration, ClientBank, Holding, Survey
-from src.models.feature_transform import Frame
+from src.federated.codec import Encoding, Parts, decode, encode, reconstruction_error
+from src.federated.types import ClientBank, ClientStats, LocalBank, RadiusCurve
 from src.models.patchcore import PatchCore, Progress
 
-SHARED = "shared"  # the bank's name where all objects share one
-
-Stage = Callable[[str], Progress]
+Stage = Callable[[str], Progress]  # name of a stage -> where to report its progress
 
 
 def silent(stage: str) -> Progress:
-    """Progress that nobody watches."""
+    """Report progress to nobody."""
     return lambda done, total: None
-
-
-def by_bank(dataset: InspectionDataset, scope: str) -> dict[str, InspectionDataset]:
-    """A dataset's images by the bank they belong to: one an object, or one for all ("shared")."""
-    if scope == "shared":
-        return {SHARED: dataset} if len(dataset) else {}
-    return by_object(dataset)
-
-
-def by_object(dataset: InspectionDataset) -> dict[str, InspectionDataset]:
-    """A dataset's images by object."""
-    names = [sample.object for sample in dataset.samples]
-    return {
-        name: dataset.select([i for i, other in enumerate(names) if other == name])
-        for name in dataset.objects
-    }
 
 
 def extract_features(model: PatchCore, dataset: InspectionDataset, progress: Progress) -> None:
@@ -51,175 +31,99 @@ def extract_features(model: PatchCore, dataset: InspectionDataset, progress: Pro
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a client could send of one bank: a coreset, or (`exact`) the farthest patches.
+    """Rows a client can send for one bank: a coreset, or in exact rounds its farthest patches.
 
     Attributes:
         rows: [k, D] in the order picked, in the features' precision.
-        radii: [k] covering radius of the client's patches by the first t + 1 of them and the bank
-            that is there already; of the farthest patches: of those that are left, by that bank.
-        before: the same by none of them: by the bank that is there already, else infinite.
-        holding: what is behind them.
+        radii: [k] covering radius of the client's patches by the first t + 1 rows and the merged
+            bank; in exact rounds, largest distance to the merged bank of any patch not yet sent.
+        initial_radius: the same by no row: by the merged bank, or infinite if there is none.
+        stats: how much the client holds.
     """
 
     rows: np.ndarray
     radii: np.ndarray
-    before: float
-    holding: Holding
+    initial_radius: float
+    stats: ClientStats
 
-    def survey(self, points: int = CURVE_POINTS) -> Survey:
-        """How many rows cover how much, at about so many points."""
-        first = 0 if np.isfinite(self.before) else 1
+    def curve(self, points: int = CURVE_POINTS) -> RadiusCurve:
+        """The radius curve, at about so many points."""
+        first = 0 if np.isfinite(self.initial_radius) else 1
         counts = curve_counts(len(self.rows), first, points)
-        return Survey(self.holding, counts, np.array([self.radius(n) for n in counts]))
+        return RadiusCurve(self.stats, counts, np.array([self.radius(n) for n in counts]))
 
     def radius(self, count: int) -> float:
         """Covering radius of the client's patches by its first `count` rows."""
-        return float(self.radii[count - 1]) if count else self.before
+        return float(self.radii[count - 1]) if count else self.initial_radius
 
-    def own(self) -> "OwnBank":
-        """The bank that the client would keep by itself."""
-        rows = self.rows[: self.holding.share]
-        return OwnBank(rows, self.radius(len(rows)))
-
-
-@dataclass(frozen=True)
-class OwnBank:
-    """The bank that a client would keep by itself: rows [share, D], their covering radius."""
-
-    rows: np.ndarray
-    radius: float
-
-
-@dataclass(frozen=True)
-class Known:
-    """Rows [n, D] that a client sent: as its images gave them, and as the coding left them."""
-
-    sources: np.ndarray
-    decoded: np.ndarray
+    def local_bank(self) -> LocalBank:
+        """The bank the client keeps for itself: the first rows, as many as its share."""
+        rows = self.rows[: self.stats.share]
+        return LocalBank(rows, radius=self.radius(len(rows)))
 
 
 def find_candidates(
     model: PatchCore,
     train: InspectionDataset,
     reach: float = 1.0,
+    *,
     covered: np.ndarray | None = None,
-    squared: np.ndarray | None = None,
+    squared_distances: np.ndarray | None = None,
     progress: Stage = silent,
 ) -> Candidates:
-    """Greedy coreset of a client's patches, from which it can send as many rows as it may.
+    """Select a greedy coreset of a client's patches.
 
     Args:
         model: features, coreset percentage and seed.
         train: the client's normal images.
-        reach: rows to pick, as a multiple of the client's share; never more than it has.
-        covered: [M, D] rows that are there already and need not be sent.
-        squared: squared distances to those of the client's patches, where they are known.
-        progress: who to tell how far it is.
+        reach: rows to select as a multiple of the client's share; never more than it has.
+        covered: [M, D] rows that exist already and need not be sent.
+        squared_distances: [P] squared distances of the client's patches to `covered`, if known.
+        progress: where to report progress.
     """
     fraction = model.coreset_percentage
-    picked = model.select(
+    selection = model.select(
         train,
         min(1.0, reach * fraction),
         covered=covered,
-        squared=squared,
+        squared=squared_distances,
         selecting=progress("coreset"),
     )
-    held = holding(len(train), picked.seen, fraction)
-    return Candidates(picked.features.numpy(), picked.radii.numpy(), picked.before, held)
+    stats = stats_of(len(train), selection.seen, fraction)
+    return Candidates(selection.features.numpy(), selection.radii.numpy(), selection.before, stats)
 
 
-def holding_of(model: PatchCore, train: InspectionDataset) -> Holding:
-    """How much a client holds, without any selection."""
+def client_stats(model: PatchCore, train: InspectionDataset) -> ClientStats:
+    """Count what a client holds, without selecting."""
     patches = sum(batch.features[..., 0].numel() for batch in model.embed(train))
-    return holding(len(train), patches, model.coreset_percentage)
+    return stats_of(len(train), patches, model.coreset_percentage)
 
 
-def holding(images: int, patches: int, fraction: float) -> Holding:
-    """How much a client holds that keeps this fraction of its patches, one at least."""
-    return Holding(images, patches, max(1, round(fraction * patches)))
+def stats_of(images: int, patches: int, fraction: float) -> ClientStats:
+    """Stats of a client that keeps this fraction of its patches, one at least."""
+    return ClientStats(images, patches, max(1, round(fraction * patches)))
 
 
 @dataclass(frozen=True)
-class CodedBank:
-    """A bank as it goes on the wire, and as it comes out of the decoder."""
+class EncodedBank:
+    """A bank as it travels, and as the server decodes it."""
 
     parts: Parts
     bank: ClientBank
 
 
-def code_bank(found: Candidates, rows: int, coding: Coding, share_radius: float) -> CodedBank:
-    """The first rows of what a client could send, coded; what that does to them is in the radius.
+def encode_bank(
+    candidates: Candidates, count: int, encoding: Encoding, share_radius: float
+) -> EncodedBank:
+    """Encode a client's first `count` rows; the radius includes the reconstruction error.
 
     Raises:
-        ValueError: features that the coding cannot hold.
+        ValueError: features that do not fit the encoding.
     """
-    sent = found.rows[:rows]
-    parts = encode(sent, coding)
-    decoded = decode(parts, coding, sent.shape[1])
-    radius = found.radius(len(sent)) + slip(sent, decoded)
-    if len(sent) and not np.isfinite(radius):
-        raise ValueError(f"features do not fit {coding.encoding}: set merge.encoding to float32")
-    return CodedBank(parts, ClientBank(decoded, radius, share_radius, found.holding))
-
-
-def score_with(
-    model: PatchCore,
-    bank: np.ndarray,
-    dataset: InspectionDataset,
-    progress: Stage = silent,
-    frame: Frame | None = None,
-) -> ScoreSet:
-    """Install a bank, in its frame if it has one, and score a dataset's images with it."""
-    model.set_memory_bank(bank, frame)
-    return ScoreSet.of(dataset.samples, model.score(dataset, progress=progress("scoring")))
-
-
-def calibrate_with(
-    model: PatchCore,
-    bank: np.ndarray,
-    train: InspectionDataset,
-    known: Known | None = None,
-    progress: Stage = silent,
-) -> Calibration:
-    """Install a bank and see how the client's own normal images stand to it.
-
-    Args:
-        model: features and scores.
-        bank: [N, D].
-        train: the client's normal images.
-        known: rows the client sent, by which an image's own rows are found in the bank; without,
-            they are those that equal one of its patches.
-        progress: who to tell how far it is.
-    """
-    model.set_memory_bank(bank)
-    scores, radius = [], 0.0
-    coded = (known.sources, known.decoded) if known else None
-    watching = progress("calibration")
-    for prediction in model.score(train, without_own=True, coded=coded, progress=watching):
-        scores.append(prediction.score)
-        radius = max(radius, float(prediction.distances.max()))
-    judged = np.array(scores)[np.isfinite(scores)]  # infinite where the bank is all the image's own
-    quantiles = np.quantile(judged, np.linspace(0, 1, QUANTILES)) if len(judged) else np.empty(0)
-    return Calibration(quantiles, len(judged), radius)
-
-
-def pooled_threshold(calibrations: Mapping[int, Calibration], false_alarm_rate: float) -> float:
-    """Score above which about `false_alarm_rate` of all clients' normal images lie.
-
-    The quantile of the mixture of the clients' score distributions, each given by its quantiles
-    and weighted by its images.
-
-    Raises:
-        ValueError: no client judged an image.
-    """
-    calibrations = {client: c for client, c in calibrations.items() if c.images}
-    if not calibrations:
-        raise ValueError("a threshold needs the scores of normal images")
-    scores = np.concatenate([c.quantiles for c in calibrations.values()])
-    weights = np.concatenate(
-        [np.full(QUANTILES, c.images / QUANTILES) for c in calibrations.values()]
-    )
-    order = np.argsort(scores)
-    share = np.cumsum(weights[order]) / weights.sum()
-    at = min(int(np.searchsorted(share, 1 - false_alarm_rate)), len(scores) - 1)
-    return float(scores[order[at]])
+    rows = candidates.rows[:count]
+    parts = encode(rows, encoding)
+    decoded = decode(parts, encoding, rows.shape[1])
+    radius = candidates.radius(len(rows)) + reconstruction_error(rows, decoded)
+    if len(rows) and not np.isfinite(radius):
+        raise ValueError(f"features do not fit {encoding}: set merge.encoding to float32")
+    return EncodedBank(parts, ClientBank(decoded, radius, share_radius, candidates.stats))

@@ -29,10 +29,10 @@ def _block(rows: slice, columns: slice, value: int = 255) -> np.ndarray:
 def _autovi_object(folder: Path) -> Path:
     for name in ("train/good/0000", "train/good/0001", "test/good/0000", "test/dent/0000"):
         _save(folder / f"{name}.png")
-    _save(folder / "test/dent/0001.png")  # with no mask
+    _save(folder / "test/dent/0001.png")  # without a mask
     truth = folder / "ground_truth/dent/0000"
     rgba = np.repeat(_block(slice(0, 2), slice(0, 5), 200)[..., None], 4, axis=2)
-    rgba[..., 3] = 255  # opaque everywhere: alpha is no ground truth
+    rgba[..., 3] = 255  # opaque everywhere: alpha is not ground truth
     _save(truth / "0000.png", rgba)
     _save(truth / "0001.png", _block(slice(4, 6), slice(0, 2), 100))
     relative = {"pixel_value": 200, "saturation_threshold": 0.35, "relative_saturation": True}

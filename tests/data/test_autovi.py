@@ -23,7 +23,7 @@ def test_the_train_split_is_train_good_in_order(autovi_object, tmp_path):
 
 
 @pytest.mark.parametrize("nested", ["clip", "clip/clip", "archive-v1/clip/clip"])
-def test_archives_unpacked_one_inside_another_are_found(nested, autovi_object, tmp_path):
+def test_nested_archive_folders_are_searched(nested, autovi_object, tmp_path):
     autovi_object(tmp_path / nested)
     dataset = AutoVIDataset(tmp_path, ["clip"], "test")
     assert dataset.objects == ["clip"]
@@ -32,7 +32,7 @@ def test_archives_unpacked_one_inside_another_are_found(nested, autovi_object, t
 
 
 @pytest.mark.parametrize("objects", ["all", None, "pipe, clip", ["pipe", "clip"]])
-def test_objects_are_a_list_a_comma_string_or_all(objects, autovi_object, tmp_path):
+def test_objects_are_a_list_a_comma_separated_string_or_all(objects, autovi_object, tmp_path):
     for name in ("pipe", "clip"):
         autovi_object(tmp_path / name)
     dataset = AutoVIDataset(tmp_path, objects)
@@ -58,7 +58,9 @@ def test_saturation_areas_worked_by_hand(threshold, relative, area, expected):
     assert Saturation(threshold, relative).area(area) == expected
 
 
-def test_normal_images_have_no_defects_and_maskless_ones_unknown_truth(autovi_object, tmp_path):
+def test_normal_images_have_no_defects_and_images_without_masks_unknown_ones(
+    autovi_object, tmp_path
+):
     autovi_object(tmp_path / "clip")
     dataset = AutoVIDataset(tmp_path, ["clip"], "test")
     truths = {s.key: dataset.defects(i) for i, s in enumerate(dataset.samples)}
@@ -66,7 +68,7 @@ def test_normal_images_have_no_defects_and_maskless_ones_unknown_truth(autovi_ob
     assert truths["clip/test/dent/0001.png"] is None
 
 
-def test_an_all_black_mask_leaves_the_truth_unknown(autovi_object, save, block, tmp_path):
+def test_an_empty_mask_leaves_the_ground_truth_unknown(autovi_object, save, block, tmp_path):
     truth = autovi_object(tmp_path / "clip") / "ground_truth/dent/0001"
     save(truth / "0000.png", block(slice(0), slice(0)))
     assert AutoVIDataset(tmp_path, ["clip"], "test").defects(1) is None
@@ -83,15 +85,15 @@ def test_a_mask_of_two_values_or_another_size_is_refused(autovi_object, save, bl
     truth = autovi_object(tmp_path / "clip") / "ground_truth/dent/0001"
     dataset = AutoVIDataset(tmp_path, ["clip"], "test")
     save(truth / "0000.png", block(slice(1), slice(1), 100) + block(slice(2, 3), slice(1), 200))
-    with pytest.raises(DataError, match="expected one"):
+    with pytest.raises(DataError, match="use one value"):
         AutoVIDataset(tmp_path, ["clip"], "test").defects(1)
     save(truth / "0000.png", np.full((5, 5), 100, np.uint8))
-    with pytest.raises(DataError, match=r"0001\.png is \(5, 5\)"):
+    with pytest.raises(DataError, match=r"0001\.png .* its mask is \(5, 5\)"):
         AutoVIDataset(tmp_path, ["clip"], "test").defects(1)
     assert dataset.defects(1) is None  # listed when the dataset was opened
 
 
-def test_a_missing_config_matters_only_once_masks_are_asked_for(autovi_object, tmp_path):
+def test_a_missing_config_matters_only_when_masks_are_read(autovi_object, tmp_path):
     (autovi_object(tmp_path / "clip") / "defects_config.json").unlink()
     dataset = AutoVIDataset(tmp_path, ["clip"], "test")
     assert len(dataset) == 3
@@ -114,13 +116,13 @@ def test_a_malformed_config_is_named(content, autovi_object, tmp_path):
         AutoVIDataset(tmp_path, ["clip"], "test").defects(0)
 
 
-def test_what_is_missing_is_named_with_what_is_there(autovi_object, tmp_path):
+def test_missing_folders_and_objects_are_named(autovi_object, tmp_path):
     with pytest.raises(DataError, match="nowhere is not a folder; expected"):
         AutoVIDataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no object folder"):
         AutoVIDataset(tmp_path)
     folder = autovi_object(tmp_path / "clip")
-    with pytest.raises(DataError, match=r"holds the objects clip; asked for: pipe"):
+    with pytest.raises(DataError, match=r"has no object pipe: choose from clip"):
         AutoVIDataset(tmp_path, "clip,pipe")
     with pytest.raises(DataError, match="unknown split"):
         AutoVIDataset(tmp_path, "clip", "val")

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from src.data import DataError, FolderDataset, open_dataset
-from src.data.folder import components
 
 MTD = Path(__file__).parents[2].parent / "shared" / "mtd"
 
 
 @pytest.fixture
 def tile(save, block, tmp_path):
-    """One object: two components in 0's mask, an all-black one for 1, none for 2."""
+    """One object: two components in the mask of 0, an empty mask for 1, no mask for 2."""
     folder = tmp_path / "tile"
     for name in ("train/good/0.png", "train/good/1.JPG", "test/good/0.bmp", "test/crack/0.png"):
         save(folder / name)
@@ -26,11 +25,11 @@ def tile(save, block, tmp_path):
     return folder
 
 
-def test_the_root_may_be_an_object_or_hold_objects(tile):
-    alone, among = FolderDataset(tile), FolderDataset(tile.parent, "tile")
-    assert alone.objects == among.objects == ["tile"]
+def test_the_root_is_an_object_or_contains_objects(tile):
+    alone, nested = FolderDataset(tile), FolderDataset(tile.parent, "tile")
+    assert alone.objects == nested.objects == ["tile"]
     assert [s.key for s in alone.samples] == ["train/good/0.png", "train/good/1.JPG"]
-    assert [f"tile/{s.key}" for s in alone.samples] == [s.key for s in among.samples]
+    assert [f"tile/{s.key}" for s in alone.samples] == [s.key for s in nested.samples]
 
 
 def test_each_component_is_a_defect_that_saturates_at_its_area(tile):
@@ -42,13 +41,14 @@ def test_each_component_is_a_defect_that_saturates_at_its_area(tile):
     assert [dataset.defects(i) for i in (1, 2, 3)] == [None, None, []]
 
 
-def test_pixels_that_touch_at_a_corner_are_one_component(block):
-    mask = block(slice(0, 1), slice(0, 1)) + block(slice(1, 2), slice(1, 2)) > 0
-    assert [defect.saturation for defect in components(mask)] == [2]
+def test_pixels_that_touch_at_a_corner_are_one_component(tile, save, block):
+    mask = block(slice(0, 1), slice(0, 1)) + block(slice(1, 2), slice(1, 2))
+    save(tile / "ground_truth/crack/0_mask.png", mask)
+    assert [defect.saturation for defect in FolderDataset(tile, split="test").defects(0)] == [2]
 
 
 @pytest.mark.parametrize("prefix", ["", "tile/"])
-def test_metadata_lies_with_the_object_or_at_the_root(prefix, tile):
+def test_metadata_is_next_to_the_object_or_at_the_root(prefix, tile):
     rows = [
         "path,camera,mask",
         f"{prefix}train/good/0.png,left,",
@@ -59,7 +59,7 @@ def test_metadata_lies_with_the_object_or_at_the_root(prefix, tile):
     assert [dict(s.metadata) for s in train] == [{"camera": "left"}, {}]
     test = FolderDataset(tile.parent, "all", "test")
     assert test.samples[0].metadata == {"camera": "right"}
-    assert test.defects(0) is None  # an empty mask cell wins over ground_truth/crack/0_mask.png
+    assert test.defects(0) is None  # the empty cell overrides ground_truth/crack/0_mask.png
 
 
 def test_a_mask_column_names_the_mask(tile):
@@ -71,7 +71,7 @@ def test_a_mask_column_names_the_mask(tile):
     (tile / "metadata.csv").write_text("\n".join(rows))
     dataset = FolderDataset(tile, split="test")
     assert len(dataset.defects(2)) == 2
-    assert len(dataset.defects(0)) == 2  # no row of its own: the layout holds
+    assert len(dataset.defects(0)) == 2  # no row: the mask of the layout
     with pytest.raises(DataError, match=r"gone\.png"):
         dataset.defects(1)
 

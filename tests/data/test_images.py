@@ -1,4 +1,4 @@
-"""Decoding: what the model is given for each kind of file."""
+"""Decoding image files of every kind."""
 
 import pickle
 
@@ -60,7 +60,7 @@ def test_a_truncated_image_is_named(save, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image at all"])
-def test_a_file_that_is_no_image_is_named(content, tmp_path):
+def test_an_unreadable_file_is_named(content, tmp_path):
     path = tmp_path / "odd.png"
     if content is not None:
         path.write_bytes(content)

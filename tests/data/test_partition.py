@@ -1,4 +1,4 @@
-"""Partitions: whoever holds what, every image is held exactly once."""
+"""Partitions: every image has exactly one client."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ from src.data.partition import (
 
 MTD = Path(__file__).parents[2].parent / "shared" / "mtd"
 KINDS = ["iid", "category", "attribute", "dirichlet", "quantity"]
-FREE = ["iid", "dirichlet", "quantity"]  # those that do not bind a value to a client
+FREE = ["iid", "dirichlet", "quantity"]  # kinds that may split a value over clients
 
 
 def _sample(number, split="train", object="clip", line="a", label=0):
@@ -47,7 +47,7 @@ def datasets(draw):
 
 
 def _try(train, test, clients, kind, **more):
-    """A partition, or None where category or attribute rightly has too few values."""
+    """A partition, or None if category or attribute has fewer values than clients."""
     try:
         return make_partition(train, test, clients, kind, **more)
     except PartitionError:
@@ -79,7 +79,7 @@ def test_the_order_of_the_samples_does_not_matter(data, kind, random):
 
 
 @given(datasets(), st.sampled_from(FREE), st.integers(0, 15), st.sampled_from([0.01, 1.0]))
-def test_every_client_holds_the_minimum(data, kind, minimum, alpha):
+def test_every_client_gets_the_minimum(data, kind, minimum, alpha):
     train, test, clients = data
     minimum = min(minimum, len(train) // clients)
     partition = make_partition(train, test, clients, kind, minimum=minimum, alpha=alpha)
@@ -87,7 +87,7 @@ def test_every_client_holds_the_minimum(data, kind, minimum, alpha):
 
 
 @pytest.mark.parametrize("kind", FREE)
-def test_another_seed_is_another_partition(kind):
+def test_another_seed_gives_another_partition(kind):
     train, test = [_sample(i) for i in range(60)], [_sample(i, "test") for i in range(20)]
     one, same, two = (make_partition(train, test, 3, kind, seed=seed) for seed in (1, 1, 2))
     assert one == same
@@ -95,20 +95,20 @@ def test_another_seed_is_another_partition(kind):
 
 
 @given(datasets())
-def test_dealt_shares_differ_by_at_most_one_image_a_stratum(data):
+def test_even_shares_differ_by_at_most_one_image_per_stratum(data):
     train, test, clients = data
     partition = make_partition(train, test, clients, "iid")
     by_key = {s.key: s for s in [*train, *test]}
     for keys in ([c.train for c in partition.clients], [c.test for c in partition.clients]):
         counts = [Counter((by_key[k].label, by_key[k].object) for k in share) for share in keys]
         for stratum in {name for count in counts for name in count}:
-            held = [count[stratum] for count in counts]
-            assert max(held) - min(held) <= 1
+            sizes = [count[stratum] for count in counts]
+            assert max(sizes) - min(sizes) <= 1
         assert max(map(len, keys)) - min(map(len, keys)) <= 1
 
 
 @given(datasets(), st.sampled_from(["category", "attribute"]))
-def test_a_value_lies_with_one_client_in_train_and_test(data, kind):
+def test_a_value_has_one_client_in_train_and_test(data, kind):
     train, test, clients = data
     partition = _try(train, test, clients, kind, column="line")
     if partition is None:
@@ -121,7 +121,7 @@ def test_a_value_lies_with_one_client_in_train_and_test(data, kind):
 
 
 def _spread(kind, alpha):
-    """The standard deviation of what clients hold of one value, in even shares, over seeds."""
+    """Standard deviation over seeds of a client's share of one value, relative to an even share."""
     train = [_sample(i, object="clip" if i % 2 else "pipe") for i in range(400)]
     rows = []
     for seed in range(20):
@@ -134,12 +134,12 @@ def _spread(kind, alpha):
 @pytest.mark.parametrize("kind", ["dirichlet", "quantity"])
 def test_a_large_alpha_is_nearly_even_and_a_small_one_skewed(kind):
     # The share of a symmetric Dirichlet over 4 has standard deviation sqrt(3 / (16 (4 alpha + 1))):
-    # in even shares 4 times that, so 1.46 at alpha 0.1 and 0.027 at 1000.
+    # relative to an even share 4 times that, so 1.46 at alpha 0.1 and 0.027 at 1000.
     assert _spread(kind, 1000.0) < 0.08
     assert _spread(kind, 0.1) == pytest.approx(1.46, abs=0.25)
 
 
-def test_dirichlet_skews_the_column_it_is_given():
+def test_dirichlet_skews_its_column():
     train = [_sample(i, line="ab"[i % 2]) for i in range(200)]
     plain = make_partition(train, [], 2, "dirichlet", alpha=0.1, seed=3)
     lined = make_partition(train, [], 2, "dirichlet", column="line", alpha=0.1, seed=3)
@@ -149,30 +149,30 @@ def test_dirichlet_skews_the_column_it_is_given():
     assert max(abs(share - 0.5) for share in skewed) > 0.3
 
 
-def test_spare_values_join_the_client_with_fewest_images():
-    lines = "a" * 5 + "b" * 4 + "c" * 6 + "z"  # 'z' is a stray: it joins b, the smallest
+def test_spare_values_go_to_the_client_with_the_fewest_images():
+    lines = "a" * 5 + "b" * 4 + "c" * 6 + "z"  # 'z' is extra and goes to b, the smallest client
     train = [_sample(i, line=line) for i, line in enumerate(lines)]
-    test = [_sample(i, "test", line=line) for i, line in enumerate("aaabccyyyy")]  # 'y' is unknown
+    test = [_sample(i, "test", line=line) for i, line in enumerate("aaabccyyyy")]  # 'y' is new
     partition = make_partition(train, test, 3, "attribute", column="line")
     assert partition_table(partition, train, "line") == (
         ["a", "b", "c", "z"],
         [[5, 0, 0, 0], [0, 4, 0, 1], [0, 0, 6, 0]],
     )
-    assert [len(share.test) for share in partition.clients] == [3, 5, 2]  # and so does y
+    assert [len(share.test) for share in partition.clients] == [3, 5, 2]  # and so does 'y'
 
 
 def test_too_few_values_or_images_say_what_to_change():
     train = [_sample(i, line="aab"[i % 3]) for i in range(6)]
     with pytest.raises(PartitionError, match=r"2 values \('a': 4, 'b': 2\) for 3 clients.*at most"):
         make_partition(train, [], 3, "attribute", column="line")
-    with pytest.raises(PartitionError, match=r"hold 2 .* minimum 3.*'a': 4, 'b': 2"):
+    with pytest.raises(PartitionError, match=r"would get 2 .* minimum 3.*'a': 4, 'b': 2"):
         make_partition(train, [], 2, "attribute", column="line", minimum=3)
     with pytest.raises(PartitionError, match="6 training images, but clients × minimum is 8"):
         make_partition(train, [], 4, "iid", minimum=2)
 
 
-def test_a_missing_column_is_named_with_those_there_are():
-    with pytest.raises(PartitionError, match=r"'lamp'.*train/0000.*columns there are: line"):
+def test_a_missing_column_is_named_with_the_available_ones():
+    with pytest.raises(PartitionError, match=r"'lamp'.*train/0000.*available columns: line"):
         make_partition([_sample(0)], [], 1, "attribute", column="lamp")
     bare = Sample(Path("/a"), "a", "clip", "train", 0, "good")
     with pytest.raises(PartitionError, match=r"no metadata\.csv"):
@@ -185,7 +185,7 @@ def test_a_missing_column_is_named_with_those_there_are():
      {"minimum": -1}, {"train": [_sample(0, label=1)]}, {"train": [_sample(0), _sample(0)]},
      {"train": []}],
 )  # fmt: skip
-def test_a_request_that_makes_no_sense_is_refused(wrong):
+def test_invalid_arguments_are_refused(wrong):
     request = {"train": [_sample(0)], "test": [], "clients": 1, "kind": "iid"}
     with pytest.raises(PartitionError):
         make_partition(**(request | wrong))
@@ -204,7 +204,7 @@ def test_a_saved_partition_loads_as_it_was(data, kind, tmp_path_factory):
 @pytest.mark.parametrize(
     "change", [{"version": 2}, {"clients": [{"train": "abc", "test": []}]}, None]
 )
-def test_a_file_that_is_no_partition_is_named(change, tmp_path):
+def test_an_invalid_partition_file_is_named(change, tmp_path):
     path = tmp_path / "partition.json"
     with pytest.raises(PartitionError, match=r"partition\.json"):
         Partition.load(path)
@@ -215,21 +215,21 @@ def test_a_file_that_is_no_partition_is_named(change, tmp_path):
         Partition.load(path)
 
 
-def test_check_finds_images_that_are_missing_unknown_or_held_twice():
+def test_check_finds_images_that_are_missing_unknown_or_with_two_clients():
     train = [_sample(i) for i in range(4)]
     partition = make_partition(train, [], 2, "iid")
     partition.check(train, [])
-    with pytest.raises(PartitionError, match=r"1 train images held by no client.*0009"):
+    with pytest.raises(PartitionError, match=r"1 train images without a client.*0009"):
         partition.check([*train, _sample(9)], [])
-    with pytest.raises(PartitionError, match=r"1 train images not in the dataset.*0003"):
+    with pytest.raises(PartitionError, match=r"1 train images missing from the dataset.*0003"):
         partition.check(train[:3], [])
     twice = Partition("iid", 0, "", 1.0, (*partition.clients, partition.clients[0]))
-    with pytest.raises(PartitionError, match="2 train images held twice"):
+    with pytest.raises(PartitionError, match="2 train images with two clients"):
         twice.check(train, [])
 
 
 @given(datasets(), st.sampled_from(KINDS), st.integers(1, 30))
-def test_a_grown_dataset_keeps_who_holds_what_and_deals_out_the_rest(data, kind, old):
+def test_an_extended_partition_keeps_assigned_images_and_assigns_the_rest(data, kind, old):
     train, test, clients = data
     first = _try(train[:old], test[:old], clients, kind, column="line", minimum=0) if old else None
     if first is None:
@@ -242,7 +242,7 @@ def test_a_grown_dataset_keeps_who_holds_what_and_deals_out_the_rest(data, kind,
     assert extend_partition(first, train[:old], test[:old]) == first
 
 
-def test_a_new_image_of_a_value_goes_to_who_holds_it_and_a_new_value_to_who_holds_least():
+def test_a_new_image_follows_its_value_and_a_new_value_goes_to_the_smallest_client():
     train = [_sample(i, line="a") for i in range(5)] + [_sample(i, line="b") for i in (5, 6)]
     first = make_partition(train, [], 2, "attribute", column="line")
     more = [*train, _sample(7, line="a"), _sample(8, line="c")]
@@ -250,10 +250,10 @@ def test_a_new_image_of_a_value_goes_to_who_holds_it_and_a_new_value_to_who_hold
     assert sorted(counts) == [[0, 2, 1], [6, 0, 0]]
 
 
-def test_images_that_have_gone_are_named():
+def test_missing_images_are_named():
     train = [_sample(i) for i in range(4)]
     first = make_partition(train, [], 2, "iid")
-    with pytest.raises(PartitionError, match=r"1 images .* have gone, first clip/train/0003.png"):
+    with pytest.raises(PartitionError, match=r"1 images .* are missing, first clip/train/0003.png"):
         extend_partition(first, train[:3], [])
 
 
@@ -265,4 +265,4 @@ def test_magnetic_tiles_split_into_one_client_an_exposure():
     names, table = partition_table(partition, train, "exposure")
     assert names == list("0123456")
     assert [row[1:].index(max(row)) for row in table] == [0, 1, 2, 3, 4, 5]
-    assert [row[0] for row in table] == [0, 0, 0, 1, 0, 0]  # the stray joins exposure 4: 120 images
+    assert [row[0] for row in table] == [0, 0, 0, 1, 0, 0]  # goes to exposure 4: 120 images

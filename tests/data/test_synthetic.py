@@ -1,6 +1,7 @@
-"""The drawn data set: same bytes each time, all or nothing, and defects where the masks say."""
+"""The synthetic dataset: reproducible, written atomically, with defects inside their masks."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_the_same_arguments_give_the_same_bytes(root, tmp_path):
     assert _digest(again) == _digest(root) != _digest(other)
 
 
-def test_an_object_does_not_depend_on_its_neighbours(root, tmp_path):
+def test_an_object_does_not_depend_on_the_others(root, tmp_path):
     alone = write_synthetic(tmp_path / "alone", ["connector"], **SMALL)
     assert _digest(alone / "connector") == _digest(root / "connector")
 
@@ -57,7 +58,7 @@ def test_every_defect_has_masks_of_a_plausible_area(root):
 def test_a_defect_changes_the_image_inside_its_mask_more_than_outside():
     line = LINES["line-a"]
     for part, kind in (("bracket", "missing_hole"), ("connector", "missing_pin")):
-        # The pose is the first thing drawn at random, so the two parts lie alike.
+        # The view is drawn first, so that both images have the same one.
         image, masks = draw_part(part, line, kind, (96, 96), np.random.default_rng(5))
         grey = image.mean(axis=2)
         whole, _ = draw_part(part, line, "good", (96, 96), np.random.default_rng(5))
@@ -78,13 +79,13 @@ def test_lines_differ_more_between_than_within(root):
     assert between > 3 * within
 
 
-def test_a_set_made_with_the_same_arguments_is_left_alone(root):
+def test_a_set_with_the_same_arguments_is_kept(root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     assert write_synthetic(root, **SMALL) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_another_set_or_other_files_under_the_root_are_not_touched(root, tmp_path):
+def test_another_set_or_other_files_are_kept(root, tmp_path):
     before = _digest(root)
     with pytest.raises(DataError, match="other arguments"):
         write_synthetic(root, **SMALL, seed=7)
@@ -99,7 +100,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic, "_defects_config", interrupt)
+    monkeypatch.setattr(synthetic, "draw_part", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "parts", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -107,13 +108,13 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 def test_two_writers_of_the_same_set_both_succeed(root, tmp_path, monkeypatch):
     target = tmp_path / "parts"
-    first_look = iter([False])  # the second writer looks before the first has finished
 
-    def late(path, request, real=synthetic._is_written):
-        return next(first_look, None) is None and real(path, request)
+    def rename(draft, path):
+        monkeypatch.undo()
+        write_synthetic(path, **SMALL)  # another process is faster
+        return draft.rename(path)
 
-    write_synthetic(target, **SMALL)
-    monkeypatch.setattr(synthetic, "_is_written", late)
+    monkeypatch.setattr(Path, "rename", rename)
     assert write_synthetic(target, **SMALL) == target
     assert _digest(target) == _digest(root)
     assert list(tmp_path.iterdir()) == [target]
@@ -124,7 +125,7 @@ def test_two_writers_of_the_same_set_both_succeed(root, tmp_path, monkeypatch):
     [{"objects": ["gear"]}, {"objects": []}, {"objects": ["bracket"] * 2}, {"train": 0},
      {"size": (32, 192)}, {"seed": -1}],
 )  # fmt: skip
-def test_impossible_arguments_are_refused_before_anything_is_written(wrong, tmp_path):
+def test_invalid_arguments_are_refused_before_anything_is_written(wrong, tmp_path):
     with pytest.raises(DataError):
         write_synthetic(tmp_path / "parts", **wrong)
     assert list(tmp_path.iterdir()) == []

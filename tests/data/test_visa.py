@@ -1,4 +1,4 @@
-"""The VisA layout: its split file rules, its masks' numbers are components."""
+"""The VisA layout: the split file lists the images, connected components are defects."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ ROWS = [
     _row("pcb1", "test", "anomaly", "Anomaly/000.JPG", "pcb1/Data/Masks/Anomaly/000.png"),
     _row("candle", "train", "normal", "Normal/0000.JPG"),
     _row("candle", "test", "normal", "Normal/0001.JPG"),
-    _row("candle", "test", "anomaly", "Anomaly/000.JPG"),  # its mask's cell is empty
+    _row("candle", "test", "anomaly", "Anomaly/000.JPG"),  # without a mask
 ]
 
 
@@ -37,14 +37,14 @@ def _write(root: Path, rows: list, header=HEADER, name: str = "1cls.csv") -> Pat
 def root(save, block, tmp_path) -> Path:
     for row in ROWS:
         save(tmp_path / row[3])
-    save(tmp_path / "pcb1/Data/Images/Normal/0009.JPG")  # in no row
-    # value 1 and value 2 touch; value 1 again lies apart: two components of 4 + 2 and 3 pixels
+    save(tmp_path / "pcb1/Data/Images/Normal/0009.JPG")  # not listed
+    # values 1 and 2 touch, and another 1 lies apart: two components of 4 + 2 and 3 pixels
     mask = block(slice(0, 2), slice(0, 2), 1) + block(slice(0, 2), slice(2, 3), 2)
     save(tmp_path / "pcb1/Data/Masks/Anomaly/000.png", mask + block(slice(5, 6), slice(0, 3), 1))
     return _write(tmp_path, ROWS)
 
 
-def test_the_split_file_says_what_is_in_a_split(root) -> None:
+def test_the_split_file_lists_the_images_of_a_split(root) -> None:
     train = VisADataset(root, "pcb1")
     assert [s.key for s in train.samples] == [
         "pcb1/Data/Images/Normal/0000.JPG",
@@ -64,7 +64,7 @@ def test_the_split_file_says_what_is_in_a_split(root) -> None:
     assert (image.shape, label, path) == ((3, 6, 8), 1, str(test.samples[2].path))
 
 
-def test_every_marked_pixel_is_defect_whatever_its_number(root) -> None:
+def test_every_pixel_above_zero_is_defective(root) -> None:
     test = VisADataset(root, split="test")
     defects = test.defects(2)
     assert sorted((d.mask.sum(), d.saturation) for d in defects) == [(3, 3.0), (6, 6.0)]
@@ -72,12 +72,12 @@ def test_every_marked_pixel_is_defect_whatever_its_number(root) -> None:
 
 
 @pytest.mark.parametrize("objects", ["all", None, "pcb1, candle", ["candle", "pcb1"]])
-def test_objects_are_a_list_a_comma_string_or_all(objects, root) -> None:
+def test_objects_are_a_list_a_comma_separated_string_or_all(objects, root) -> None:
     dataset = open_dataset("visa", root, objects, "train")
     assert (dataset.name, dataset.objects, len(dataset)) == ("visa", ["candle", "pcb1"], 3)
 
 
-def test_another_split_file_and_columns_of_one_s_own(root) -> None:
+def test_another_split_file_with_extra_columns(root) -> None:
     rows = [(*row, camera) for row, camera in zip(ROWS[:4], "abba", strict=True)]
     _write(root, rows, (*HEADER, "camera"), "cameras.csv")
     dataset = VisADataset(root, split_file="split_csv/cameras.csv")
@@ -100,7 +100,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
-def test_a_row_that_makes_no_sense_is_named_by_its_line(row, message, tmp_path) -> None:
+def test_a_malformed_row_is_named_by_its_line(row, message, tmp_path) -> None:
     _write(tmp_path, [ROWS[0], row])
     with pytest.raises(DataError, match=rf"1cls\.csv, line 3: .*{message}"):
         VisADataset(tmp_path)
@@ -109,13 +109,16 @@ def test_a_row_that_makes_no_sense_is_named_by_its_line(row, message, tmp_path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"object,split,image\n", "has no column label, mask; its columns: ['object', 'split'"),
-        (b"", "has no column object, split, label, image, mask"),
+        (
+            b"object,split,image\n",
+            "has no column 'label', 'mask'; its header is ['object', 'split'",
+        ),
+        (b"", "has no column 'object', 'split', 'label', 'image', 'mask'"),
         (",".join(HEADER).encode(), "has no rows; expected"),
         (b"\xff\xfe", "cannot read"),
     ],
 )
-def test_a_split_file_that_is_none_is_named(content, message, tmp_path) -> None:
+def test_a_malformed_split_file_is_named(content, message, tmp_path) -> None:
     (_write(tmp_path, []) / "split_csv" / "1cls.csv").write_bytes(content)
     with pytest.raises(DataError) as error:
         VisADataset(tmp_path)
@@ -123,12 +126,12 @@ def test_a_split_file_that_is_none_is_named(content, message, tmp_path) -> None:
     assert message in str(error.value)
 
 
-def test_what_is_missing_is_named_with_what_is_there(root) -> None:
+def test_missing_files_and_objects_are_named(root) -> None:
     with pytest.raises(DataError, match="nowhere is not a folder; expected <root>/split_csv"):
         VisADataset(root / "nowhere")
     with pytest.raises(DataError, match=r"split file .*2cls\.csv does not exist"):
         VisADataset(root, split_file="split_csv/2cls.csv")
-    with pytest.raises(DataError, match="holds the objects candle, pcb1; asked for: pcb5"):
+    with pytest.raises(DataError, match="has no object pcb5: choose from candle, pcb1"):
         VisADataset(root, "pcb1,pcb5")
     with pytest.raises(DataError, match="unknown split 'val'"):
         VisADataset(root, split="val")

@@ -22,7 +22,7 @@ import pytest
 from flwr.app import Context, Message
 
 from fl.client_app import app as honest_app
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from src.data import write_synthetic
 from src.data.partition import Partition
 

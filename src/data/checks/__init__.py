@@ -1,1 +1,1 @@
-"""What a data set holds, and what is wrong with it."""
+"""Checks of a dataset before a run: its contents and its problems."""

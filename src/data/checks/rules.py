@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, how grave it is, and what to do about it."""
+"""The rules that a dataset is checked against: severity, message and remedy of each."""
 
 from __future__ import annotations
 
@@ -7,100 +7,97 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ERROR, WARNING = "error", "warning"
-FAULT = "fault"  # a note that is a sentence of its own: why a split or a table does not open
-FEW = 20  # training images of an object below which there is little to learn what is normal from
+MIN_TRAIN_IMAGES = 20  # an object or client with fewer can hardly learn what is normal
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Something that can be wrong: how grave, with what, how, and what to do about it."""
+    """One rule; its message reads "<count> <noun>s <fault>. <remedy>"."""
 
-    grade: str
-    noun: str  # takes an s for several
-    finding: str
+    severity: str  # ERROR or WARNING
+    noun: str
+    fault: str
     remedy: str
-
-    def sentence(self, count: int) -> str:
-        """What is wrong, in so many cases, and what to do."""
-        return f"{count} {self.noun}{'s' * (count != 1)} {self.finding}. {self.remedy}"
 
 
 RULES = {
-    "image": Rule(
+    "unreadable-image": Rule(
         ERROR, "image", "that cannot be read",
-        "A run stops there: replace the file, or take it out."),
-    "mask": Rule(
+        "A run stops there: replace or remove the file."),
+    "unreadable-mask": Rule(
         ERROR, "mask", "that cannot be read",
-        "A run stops there: replace the file, or take it out."),
-    "lost": Rule(
-        ERROR, "mask", "named in a table but not there",
+        "A run stops there: replace or remove the file."),
+    "missing-mask": Rule(
+        ERROR, "mask", "listed in a table but missing",
         "A run stops there: correct the name, or leave the cell empty."),
-    "size": Rule(
-        ERROR, "mask", "of another size than the image",
-        "A run stops there: draw it on the image's own pixels."),
-    "value": Rule(
+    "mask-size": Rule(
+        ERROR, "mask", "of a different size than its image",
+        "A run stops there: redraw the mask at the size of the image."),
+    "unknown-value": Rule(
         ERROR, "mask", "with a value that has no entry in defects_config.json",
-        "A run stops there: add the entry to the file in the object's folder."),
-    "values": Rule(
+        "A run stops there: add the entry to the file in the object folder."),
+    "several-values": Rule(
         ERROR, "mask", "with several values",
-        "A run stops there: save one mask a defect, with one value and 0 elsewhere."),
+        "A run stops there: save one mask per defect, with one value, and 0 elsewhere."),
     "leak": Rule(
-        ERROR, "test image", "with the very pixels of a training image",
-        "Figures come out too good: keep such an image in one of the two splits."),
-    "twice": Rule(
-        WARNING, "training image", "with the very pixels of another",
-        "The copies may fall to different clients: keep one of them."),
+        ERROR, "test image", "with the same pixels as a training image",
+        "The metrics come out too high: keep the image in one split only."),
+    "duplicate": Rule(
+        WARNING, "training image", "with the same pixels as another",
+        "The copies may go to different clients: keep one of them."),
     "unmasked": Rule(
         WARNING, "defective image", "without a mask",
-        "Image figures count such an image, pixel figures leave it out. Draw a mask if you can."),
-    "empty": Rule(
-        WARNING, "mask", "in which no pixel is marked",
-        "Where the defect is stays unknown: image figures count the image, pixel figures leave it "
-        "out unless another of its masks is marked. Draw the mask if you can."),
-    "few": Rule(
-        WARNING, "object", f"with fewer than {FEW} training images",
-        "Add images, or take few clients: each must see what is normal."),
+        "Image metrics count the image, pixel metrics leave it out. Draw a mask if you can."),
+    "empty-mask": Rule(
+        WARNING, "mask", "without a marked pixel",
+        "Image metrics count the image, pixel metrics leave it out unless another of its masks is "
+        "marked. Draw the mask if you can."),
+    "few-images": Rule(
+        WARNING, "object", f"with fewer than {MIN_TRAIN_IMAGES} training images",
+        "Add images, or use few clients: each has to learn what is normal."),
     "no-normal": Rule(
         WARNING, "object", "without normal test images",
-        "Such an object gets no AUROC: hold some normal images back for the test."),
+        "The object gets no AUROC: move some normal images to the test split."),
     "no-defect": Rule(
         WARNING, "object", "without defective test images",
-        "Such an object gets no AUROC: add images of defects to the test."),
-    "rowless": Rule(
+        "The object gets no AUROC: add images of defects to the test split."),
+    "no-row": Rule(
         WARNING, "image", "without a row in metadata.csv",
-        "No partition can go by a column that some images lack: add the rows."),
-    "gone": Rule(
-        WARNING, "row", "of metadata.csv for an image that is not there",
-        "Such a row is passed over: correct its path, which is relative to the file, or drop it."),
-    "stray": Rule(
-        WARNING, "image file", "that no rule of the layout takes up",
-        "A run does not see such a file: move it to where docs/data.md says, or let it be."),
+        "A partition by a column needs a value for every image: add the row."),
+    "stale-row": Rule(
+        WARNING, "row", "of metadata.csv without an image",
+        "A run ignores the row: correct its path, which is relative to the file, or delete it."),
+    "unused-image": Rule(
+        WARNING, "image file", "outside the layout",
+        "A run ignores the file: move it to where the layout expects it, or leave it."),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Note:
-    """One case of a rule: where; or a fault, in its own words."""
+class Violation:
+    """One violation of a rule."""
 
-    rule: str
-    place: str
+    rule: str  # key of RULES
+    location: str  # a file relative to the root or an object, with details
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything that is wrong in one way."""
+    """All violations of one rule, or an error that prevents a split from opening."""
 
-    grade: str  # ERROR or WARNING
-    sentence: str  # what is wrong and what to do
-    places: tuple[str, ...] = ()  # files relative to the root, with what is known of each
+    severity: str  # ERROR or WARNING
+    message: str  # what is wrong and what to do
+    locations: tuple[str, ...] = ()
 
 
-def fold(notes: Iterable[Note]) -> tuple[Problem, ...]:
-    """One problem a rule, in the order of the rules, after what kept splits from opening."""
-    cases: dict[str, list[str]] = defaultdict(list)
-    for note in notes:
-        cases[note.rule].append(note.place)
-    faults = [Problem(ERROR, fault) for fault in dict.fromkeys(cases[FAULT])]
-    found = [(rule, cases[name]) for name, rule in RULES.items() if cases[name]]
-    problems = [Problem(rule.grade, rule.sentence(len(p)), tuple(p)) for rule, p in found]
-    return (*faults, *problems)
+def group_violations(errors: Iterable[str], violations: Iterable[Violation]) -> tuple[Problem, ...]:
+    """Return one problem per distinct error, then one per violated rule, in the order of RULES."""
+    locations: dict[str, list[str]] = defaultdict(list)
+    for violation in violations:
+        locations[violation.rule].append(violation.location)
+    problems = [Problem(ERROR, error) for error in dict.fromkeys(errors)]
+    for name, rule in RULES.items():
+        if count := len(locations[name]):
+            message = f"{count} {rule.noun}{'s' * (count != 1)} {rule.fault}. {rule.remedy}"
+            problems.append(Problem(rule.severity, message, tuple(locations[name])))
+    return tuple(problems)

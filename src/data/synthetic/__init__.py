@@ -1,1 +1,1 @@
-"""Generated parts with defects: a data set for demos and tests."""
+"""Generated images of parts with defects, for demos and tests."""

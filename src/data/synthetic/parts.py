@@ -1,8 +1,8 @@
-"""Drawings of two parts on three production lines, whole or with a defect.
+"""Images of two parts from three production lines, intact or with a defect.
 
 A part is a height field with an albedo, built from signed distances to simple shapes (negative
-inside) in a frame of its own, then lit from its line's direction. Lengths are in half the image's
-shorter side.
+inside) in the part's own coordinates, and lit from the direction of its line. The unit of length
+is half of the image's shorter side.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ class Line:
 
     light: tuple[float, float, float]  # direction towards the lamp: right, down, out of the image
     tint: tuple[float, float, float]
-    grain: float  # size of the texture's grain, in pixels
-    noise: float  # standard deviation of the camera's noise, in units of full scale
+    grain: float  # grain size of the texture, in pixels
+    noise: float  # standard deviation of the camera noise, relative to full scale
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Every pixel's position in the part's own frame."""
+class Viewport:
+    """The position of every pixel in the part's own coordinates."""
 
     u: Array  # [H, W] to the right
     v: Array  # [H, W] down
-    pixel: float  # side of a pixel
+    pixel: float  # side length of a pixel
 
     def cover(self, distance: Array) -> Array:
-        """The share of each pixel that lies inside a shape, for smooth edges."""
+        """Return the fraction of each pixel inside a shape, for antialiased edges."""
         return np.clip(0.5 - distance / self.pixel, 0, 1)
 
 
 @dataclass
 class Surface:
-    """A part as it lies under the camera."""
+    """A part under the camera."""
 
     albedo: Array  # [H, W, 3]
     height: Array  # [H, W]
-    body: Array  # [H, W] signed distance to where a scratch or a stain may lie
-    fittings: list[Array]  # [H, W] signed distances to the holes or pins, present or not
+    body: Array  # [H, W] signed distance to the area for scratches and stains
+    fittings: list[Array]  # [H, W] signed distances to the holes or pins, also missing ones
 
 
 LINES = {
@@ -55,28 +55,28 @@ LINES = {
     "line-c": Line((0.60, 0.40, 0.69), (0.93, 0.88, 0.72), 1.0, 0.012),
 }
 
-Part = Callable[[Frame, Line, set[int], np.random.Generator], Surface]
+Part = Callable[[Viewport, Line, set[int], np.random.Generator], Surface]
 
 
 def draw_part(
     name: str, line: Line, defect: str, size: tuple[int, int], rng: np.random.Generator
-) -> tuple[Array, list[Array]]:  # [H, W, 3] uint8, and one [H, W] bool mask a defect
-    """One photograph of a part, of `size` (H, W) in pixels; `defect` is "good" or its kind."""
+) -> tuple[Array, list[Array]]:  # [H, W, 3] uint8, and one [H, W] bool mask per defect
+    """Render a part at `size` (H, W) in pixels, with a defect of this kind or "good" for none."""
     part, count = PARTS[name]
-    frame = _pose(size, rng)
-    absent: set[int] = set()
+    view = _random_view(size, rng)
+    missing: set[int] = set()
     if defect.startswith("missing"):
-        absent = set(rng.choice(count, size=rng.integers(1, 3), replace=False).tolist())
-    surface = part(frame, line, absent, rng)
-    masks = [surface.fittings[index] < 0 for index in sorted(absent)]
+        missing = set(rng.choice(count, size=rng.integers(1, 3), replace=False).tolist())
+    surface = part(view, line, missing, rng)
+    masks = [surface.fittings[index] < 0 for index in sorted(missing)]
     if defect == "scratch":
-        masks = [_scratch(frame, surface, rng)]
+        masks = [_scratch(view, surface, rng)]
     if defect == "stain":
-        masks = [_stain(frame, surface, rng) for _ in range(rng.integers(1, 3))]
-    return _photograph(frame, surface, line, rng), [mask for mask in masks if mask.any()]
+        masks = [_stain(view, surface, rng) for _ in range(rng.integers(1, 3))]
+    return _render(view, surface, line, rng), [mask for mask in masks if mask.any()]
 
 
-def _pose(size: tuple[int, int], rng: np.random.Generator) -> Frame:
+def _random_view(size: tuple[int, int], rng: np.random.Generator) -> Viewport:
     height, width = size
     pixel = 2 / min(size)
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
@@ -85,96 +85,96 @@ def _pose(size: tuple[int, int], rng: np.random.Generator) -> Frame:
     angle = rng.uniform(-0.05, 0.05)
     scale = rng.uniform(0.98, 1.02)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    return Frame(u / scale, v / scale, pixel)
+    return Viewport(u / scale, v / scale, pixel)
 
 
-def _bracket(frame: Frame, line: Line, absent: set[int], rng: np.random.Generator) -> Surface:
+def _bracket(view: Viewport, line: Line, missing: set[int], rng: np.random.Generator) -> Surface:
     """A plate of brushed metal with four holes and a slot."""
-    plate = _box(frame, (0, 0), (0.80, 0.56), 0.10)
-    holes = [_disc(frame, (x, y), 0.105) for y in (-0.31, 0.31) for x in (-0.55, 0.55)]
-    slot = _box(frame, (0, 0), (0.26, 0.07), 0.07)
-    drilled = [hole for index, hole in enumerate(holes) if index not in absent]
+    plate = _box(view, (0, 0), (0.80, 0.56), 0.10)
+    holes = [_disc(view, (x, y), 0.105) for y in (-0.31, 0.31) for x in (-0.55, 0.55)]
+    slot = _box(view, (0, 0), (0.26, 0.07), 0.07)
+    drilled = [hole for index, hole in enumerate(holes) if index not in missing]
     openings = np.minimum.reduce([slot, *drilled])
     solid = np.maximum(plate, -openings)
     brushed = _texture(plate.shape, (0.5, 9 * line.grain), rng)
     metal = (0.60 + 0.035 * brushed)[..., None] * np.array([1.0, 1.0, 1.02])
-    albedo = _over(_belt(plate.shape, line, rng), metal, frame.cover(solid))
-    rims = np.minimum.reduce([slot, *holes])  # drilled or not, so that defects keep clear of them
+    albedo = _blend(_conveyor_belt(plate.shape, line, rng), metal, view.cover(solid))
+    rims = np.minimum.reduce([slot, *holes])  # missing holes too: other defects avoid them
     return Surface(albedo, _bevel(solid, 0.045), np.maximum(plate, 0.03 - rims), holes)
 
 
-def _connector(frame: Frame, line: Line, absent: set[int], rng: np.random.Generator) -> Surface:
+def _connector(view: Viewport, line: Line, missing: set[int], rng: np.random.Generator) -> Surface:
     """A moulded housing with a recess and two rows of four pins."""
     housing = np.minimum(
-        _box(frame, (0, 0), (0.76, 0.62), 0.14), _box(frame, (0, -0.62), (0.20, 0.12), 0.04)
+        _box(view, (0, 0), (0.76, 0.62), 0.14), _box(view, (0, -0.62), (0.20, 0.12), 0.04)
     )
-    recess = _box(frame, (0, 0.04), (0.60, 0.40), 0.06)
+    recess = _box(view, (0, 0.04), (0.60, 0.40), 0.06)
     places = [(x, y) for y in (-0.13, 0.21) for x in (-0.42, -0.14, 0.14, 0.42)]
-    sockets = np.minimum.reduce([_disc(frame, place, 0.045) for place in places])
-    pins = [_box(frame, place, (0.065, 0.10), 0.03) for place in places]
-    fitted = np.minimum.reduce([pin for index, pin in enumerate(pins) if index not in absent])
+    sockets = np.minimum.reduce([_disc(view, place, 0.045) for place in places])
+    pins = [_box(view, place, (0.065, 0.10), 0.03) for place in places]
+    fitted = np.minimum.reduce([pin for index, pin in enumerate(pins) if index not in missing])
     moulded = 0.36 + 0.025 * _texture(housing.shape, (line.grain, line.grain), rng)
     plastic = moulded[..., None] * np.array([0.85, 0.95, 1.15])
-    albedo = _over(_belt(housing.shape, line, rng), plastic, frame.cover(housing))
-    albedo = _over(albedo, 0.8 * plastic, frame.cover(recess))
-    albedo = _over(albedo, 0.5 * plastic, frame.cover(sockets))
+    albedo = _blend(_conveyor_belt(housing.shape, line, rng), plastic, view.cover(housing))
+    albedo = _blend(albedo, 0.8 * plastic, view.cover(recess))
+    albedo = _blend(albedo, 0.5 * plastic, view.cover(sockets))
     brass = (0.58 + 0.03 * _texture(housing.shape, (3, 0.6), rng))[..., None]
-    albedo = _over(albedo, brass * np.array([1.05, 0.95, 0.70]), frame.cover(fitted))
+    albedo = _blend(albedo, brass * np.array([1.05, 0.95, 0.70]), view.cover(fitted))
     height = _bevel(housing, 0.05) - 0.6 * _bevel(recess, 0.05) + 0.8 * _bevel(fitted, 0.03)
     rims = np.minimum.reduce([np.abs(recess), *pins])
     return Surface(albedo, height, np.maximum(housing, 0.03 - rims), pins)
 
 
 PARTS: dict[str, tuple[Part, int]] = {"bracket": (_bracket, 4), "connector": (_connector, 8)}
-
 DEFECTS = {
     "bracket": ("scratch", "stain", "missing_hole"),
     "connector": ("scratch", "stain", "missing_pin"),
 }
 
 
-def _scratch(frame: Frame, surface: Surface, rng: np.random.Generator) -> Array:
-    """Cut a bent groove into the surface, the longest of four tries; returns its mask."""
-    grooves = [_groove(frame, rng, _spot(frame, surface, rng)) for _ in range(4)]
-    covers = [groove * frame.cover(surface.body) for groove in grooves]
+def _scratch(view: Viewport, surface: Surface, rng: np.random.Generator) -> Array:
+    """Cut the largest of four random grooves into the surface; return its mask."""
+    grooves = [_groove(view, rng, _random_point(view, surface, rng)) for _ in range(4)]
+    covers = [groove * view.cover(surface.body) for groove in grooves]
     groove = max(covers, key=np.sum)
     surface.height -= 0.02 * groove
     surface.albedo += rng.choice([-0.12, 0.14]) * groove[..., None]
     return groove > 0.5
 
 
-def _groove(frame: Frame, rng: np.random.Generator, start: tuple[float, float]) -> Array:
+def _groove(view: Viewport, rng: np.random.Generator, start: tuple[float, float]) -> Array:
     length, width = rng.uniform(0.2, 0.4), rng.uniform(0.014, 0.024)
     steps = np.linspace(-length, length, 24)
     turn = rng.uniform(0, np.pi) + rng.uniform(-1.2, 1.2) * steps
     path = zip(start[0] + steps * np.cos(turn), start[1] + steps * np.sin(turn), strict=True)
-    return frame.cover(np.minimum.reduce([_disc(frame, point, width) for point in path]))
+    return view.cover(np.minimum.reduce([_disc(view, point, width) for point in path]))
 
 
-def _stain(frame: Frame, surface: Surface, rng: np.random.Generator) -> Array:
-    """Lay a blot of grease on the surface; returns its mask."""
-    ragged = 0.035 * _texture(surface.height.shape, (5, 5), rng)
-    blot = _disc(frame, _spot(frame, surface, rng), rng.uniform(0.09, 0.15)) + ragged
-    soft = np.clip(0.5 - blot / 0.05, 0, 1) * frame.cover(surface.body)
+def _stain(view: Viewport, surface: Surface, rng: np.random.Generator) -> Array:
+    """Put a grease stain on the surface; return its mask."""
+    roughness = 0.035 * _texture(surface.height.shape, (5, 5), rng)
+    stain = _disc(view, _random_point(view, surface, rng), rng.uniform(0.09, 0.15)) + roughness
+    soft = np.clip(0.5 - stain / 0.05, 0, 1) * view.cover(surface.body)
     grease = np.broadcast_to([0.40, 0.34, 0.24], surface.albedo.shape)
-    surface.albedo = _over(surface.albedo, grease, rng.uniform(0.35, 0.60) * soft)
+    surface.albedo = _blend(surface.albedo, grease, rng.uniform(0.35, 0.60) * soft)
     return soft > 0.5
 
 
-def _spot(frame: Frame, surface: Surface, rng: np.random.Generator) -> tuple[float, float]:
-    """A random place on the surface, clear of its edges."""
-    inside = np.flatnonzero(surface.body < -0.05)
-    index = rng.choice(inside)
-    return frame.u.flat[index], frame.v.flat[index]
+def _random_point(
+    view: Viewport, surface: Surface, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return a random point of the surface away from its edges."""
+    index = rng.choice(np.flatnonzero(surface.body < -0.05))
+    return view.u.flat[index], view.v.flat[index]
 
 
-def _photograph(frame: Frame, surface: Surface, line: Line, rng: np.random.Generator) -> Array:
+def _render(view: Viewport, surface: Surface, line: Line, rng: np.random.Generator) -> Array:
     right, down, out = line.light
-    slope_down, slope_right = np.gradient(ndimage.gaussian_filter(surface.height, 0.7), frame.pixel)
+    slope_down, slope_right = np.gradient(ndimage.gaussian_filter(surface.height, 0.7), view.pixel)
     facing = (out - 0.12 * (right * slope_right + down * slope_down)) / np.sqrt(
         1 + (0.12 * slope_right) ** 2 + (0.12 * slope_down) ** 2
     )
-    falloff = 1 + (0.16 + rng.uniform(-0.04, 0.04)) * (right * frame.u + down * frame.v)
+    falloff = 1 + (0.16 + rng.uniform(-0.04, 0.04)) * (right * view.u + down * view.v)
     light = rng.uniform(0.93, 1.07) * falloff * (0.35 + 0.9 * facing)
     image = surface.albedo * light[..., None] * np.array(line.tint)
     image = ndimage.gaussian_filter(image, (0.6, 0.6, 0))
@@ -182,7 +182,7 @@ def _photograph(frame: Frame, surface: Surface, line: Line, rng: np.random.Gener
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def _belt(shape: tuple[int, ...], line: Line, rng: np.random.Generator) -> Array:
+def _conveyor_belt(shape: tuple[int, ...], line: Line, rng: np.random.Generator) -> Array:
     rubber = 0.20 + 0.025 * _texture(shape, (2 * line.grain, 2 * line.grain), rng)
     return rubber[..., None] * np.array([1.0, 1.0, 1.0])
 
@@ -192,7 +192,7 @@ def _texture(shape: tuple[int, ...], grain: tuple[float, float], rng: np.random.
     return smooth / smooth.std()
 
 
-def _over(below: Array, above: Array, cover: Array) -> Array:
+def _blend(below: Array, above: Array, cover: Array) -> Array:
     return below + cover[..., None] * (above - below)
 
 
@@ -200,14 +200,14 @@ def _bevel(distance: Array, width: float) -> Array:
     return np.clip(-distance / width, 0, 1)
 
 
-def _disc(frame: Frame, centre: tuple[float, float], radius: float) -> Array:
-    return np.hypot(frame.u - centre[0], frame.v - centre[1]) - radius
+def _disc(view: Viewport, centre: tuple[float, float], radius: float) -> Array:
+    return np.hypot(view.u - centre[0], view.v - centre[1]) - radius
 
 
 def _box(
-    frame: Frame, centre: tuple[float, float], half: tuple[float, float], corner: float
+    view: Viewport, centre: tuple[float, float], half: tuple[float, float], corner: float
 ) -> Array:
-    across = np.abs(frame.u - centre[0]) - half[0] + corner
-    along = np.abs(frame.v - centre[1]) - half[1] + corner
+    across = np.abs(view.u - centre[0]) - half[0] + corner
+    along = np.abs(view.v - centre[1]) - half[1] + corner
     outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
     return outside + np.minimum(np.maximum(across, along), 0) - corner

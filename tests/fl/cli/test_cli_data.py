@@ -1,4 +1,4 @@
-"""fedpatchcore data check: what it prints, how it ends, and that the command it suggests runs."""
+"""fedpatchcore data check: its output, its exit status, and a run of the command it suggests."""
 
 import csv
 import json
@@ -18,43 +18,43 @@ from src.data import write_synthetic
 
 @pytest.fixture
 def check(cli) -> Callable[..., Any]:
-    """check(*words): `fedpatchcore data check` in this process, and how it ended."""
+    """check(*words) runs `fedpatchcore data check` in this process and returns the result."""
     return lambda *words: cli("data", "check", *words)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
+def generated(tmp_path_factory) -> Path:
     """Two objects with 60 training images each, 20 from each of three lines."""
-    root = tmp_path_factory.mktemp("drawn") / "set"
+    root = tmp_path_factory.mktemp("generated") / "set"
     return write_synthetic(root, train=60, good=3, size=(64, 80))
 
 
 @pytest.fixture
-def parts(drawn, tmp_path) -> Path:
-    return Path(shutil.copytree(drawn, tmp_path / "set"))
+def parts(generated, tmp_path) -> Path:
+    return Path(shutil.copytree(generated, tmp_path / "set"))
 
 
-def _command(ended: Any) -> list[str]:
-    """The words of the suggested command, as a shell takes it."""
-    said = ended.out[ended.out.index("fedpatchcore simulate") :]
-    return shlex.split(said.replace("\\\n", ""))  # which shlex, unlike a shell, would keep
+def _command(result: Any) -> list[str]:
+    """The words of the suggested command, split as by a shell."""
+    command = result.out[result.out.index("fedpatchcore simulate") :]
+    return shlex.split(command.replace("\\\n", ""))  # shlex does not join continued lines
 
 
-def test_a_sound_set_is_shown_by_object_split_and_kind(check, drawn) -> None:
-    ended = check(drawn)
-    assert (ended.code, ended.err) == (0, "")
-    rows = [line.split() for line in ended.out.splitlines()]
+def test_an_intact_dataset_is_shown_by_object_split_and_kind(check, generated) -> None:
+    result = check(generated)
+    assert (result.code, result.err) == (0, "")
+    rows = [line.split() for line in result.out.splitlines()]
     assert ["bracket", "train", "good", "60"] in rows
-    assert ["object", "split", "kind", "images", "marked"] in rows  # nothing is empty or unusable
+    assert ["object", "split", "kind", "images", "marked"] in rows  # and no other mask state
     assert ["test", "scratch", "4", "4"] in rows
     assert ["connector", "64", "×", "80:", "75", "RGB:", "75"] in rows
-    assert "line-a: 40, line-b: 40, line-c: 40  yes" in ended.out
-    assert "No errors, no warnings." in ended.out
-    head = ended.out.split("\nA run on it:")[0]
+    assert "line-a: 40, line-b: 40, line-c: 40  yes" in result.out
+    assert "No errors, no warnings." in result.out
+    head = result.out.split("\nTo run on this dataset:")[0]
     assert max(map(len, head.splitlines())) <= 80
 
 
-def test_the_command_it_suggests_divides_the_data(check, parts, capfd) -> None:
+def test_the_suggested_command_partitions_the_data(check, parts, capfd) -> None:
     root = parts.rename(parts.parent / "a plant's [red] set")
     words = _command(check(root, "--objects", "bracket"))
     assert words[:2] == ["fedpatchcore", "simulate"]
@@ -70,9 +70,9 @@ def test_a_column_of_small_values_is_not_suggested(check, parts) -> None:
         path = parts / name / "metadata.csv"
         lines = path.read_text().replace("line-a", "line-b").replace("line-c", "line-b")
         path.write_text(lines.replace("line-b", "line-z", 3))
-    ended = check(parts)
-    assert "line-b: 114, line-z: 6  yes" in ended.out
-    assert "partition." not in " ".join(_command(ended))
+    result = check(parts)
+    assert "line-b: 114, line-z: 6  yes" in result.out
+    assert "partition." not in " ".join(_command(result))
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:  # [H, W] uint8
@@ -102,16 +102,17 @@ def visa(tmp_path) -> Path:
 
 
 def test_the_command_suggested_for_visa_runs_to_its_report(check, cli, visa, cache) -> None:
-    ended = check(visa)
-    assert "No errors" in ended.out
+    result = check(visa)
+    assert "No errors" in result.out
     small = {"model.weights": "random", "data.image-size": 64, "clients": 2, "cache.dir": cache}
     sets = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
     out = visa.parent / "run"
-    assert cli(*_command(ended)[1:], *sets, "--engine", "inline", "--out", out).code == 0
+    assert cli(*_command(result)[1:], *sets, "--engine", "inline", "--out", out).code == 0
     metrics = json.loads((out / "metrics.json").read_text())
-    held = metrics["dataset"]
-    assert (held["objects"], held["train_images"], held["test_images"]) == (["pcb1"], 20, 4)
-    assert metrics["federated"]["image_auroc"] == 1.0  # a bright square on grey noise
+    dataset = metrics["dataset"]
+    assert dataset["objects"] == ["pcb1"]
+    assert (dataset["train_images"], dataset["test_images"]) == (20, 4)
+    assert metrics["federated"]["image_auroc"] == 1.0  # the defect is a bright square on grey noise
     assert metrics["federated"]["aupro"] > 0.5
     assert (out / "report.html").is_file()
 
@@ -119,37 +120,37 @@ def test_the_command_suggested_for_visa_runs_to_its_report(check, cli, visa, cac
 def test_errors_end_with_status_one_and_long_lists_are_folded(check, parts) -> None:
     for path in sorted((parts / "bracket/train/good").iterdir())[:5]:
         path.write_bytes(b"no image")
-    ended = check(parts)
-    assert ended.code == 1
-    told = ended.out.split("error: ")[1].split("\n\n")[0].splitlines()
-    assert " ".join(told[:2]).startswith("5 images that cannot be read. A run stops there:")
-    assert [line.strip() for line in told[2:]] == [
-        *(f"bracket/train/good/000{i}.png (of no image format known here)" for i in range(3)),
+    result = check(parts)
+    assert result.code == 1
+    lines = result.out.split("error: ")[1].split("\n\n")[0].splitlines()
+    assert " ".join(lines[:2]).startswith("5 images that cannot be read. A run stops there:")
+    assert [line.strip() for line in lines[2:]] == [
+        *(f"bracket/train/good/000{i}.png (unknown image format)" for i in range(3)),
         "and 2 more",
     ]
-    assert "1 error, no warnings." in ended.out
-    assert "Once the errors are mended:\nfedpatchcore simulate" in ended.out
+    assert "1 error, no warnings." in result.out
+    assert "After the errors are fixed, run:\nfedpatchcore simulate" in result.out
 
 
 def test_warnings_alone_end_with_status_zero(check, parts) -> None:
     mask = next((parts / "bracket/ground_truth/stain/0000").iterdir())
     Image.fromarray(np.zeros((64, 80), np.uint8)).save(mask)
-    ended = check(parts)
-    assert ended.code == 0
-    rows = [line.split() for line in ended.out.splitlines()]
+    result = check(parts)
+    assert result.code == 0
+    rows = [line.split() for line in result.out.splitlines()]
     assert ["object", "split", "kind", "images", "marked", "empty"] in rows
     assert ["test", "stain", "4", "3", "1"] in rows
     assert ["test", "scratch", "4", "4", "·"] in rows
-    assert "warning: 1 mask in which no pixel is marked" in ended.out
-    assert "No errors, 1 warning." in ended.out
+    assert "warning: 1 mask without a marked pixel" in result.out
+    assert "No errors, 1 warning." in result.out
     quick = check(parts, "--quick")
-    assert "No errors, no warnings, as far as headers tell." in quick.out
+    assert "No errors, no warnings (headers only)." in quick.out
     rows = [line.split() for line in quick.out.splitlines()]
     assert ["object", "split", "kind", "images", "masked"] in rows
     assert ["test", "stain", "4", "4"] in rows
 
 
-def test_many_sizes_are_told_by_their_range(check, parts) -> None:
+def test_many_sizes_are_shown_by_their_range(check, parts) -> None:
     for i in range(4):
         pixels = np.full((30 + i, 50 - i, 3), i, np.uint8)
         Image.fromarray(pixels).save(parts / f"bracket/train/good/{i:04d}.png")
@@ -158,38 +159,38 @@ def test_many_sizes_are_told_by_their_range(check, parts) -> None:
     assert "height 30 to 64, width 47 to 80" in out
 
 
-def test_a_name_is_no_markup(check, parts) -> None:
+def test_brackets_in_a_name_are_not_markup(check, parts) -> None:
     (parts / "bracket").rename(parts / "a [bold]")
     out = check(parts).out
     assert "a [bold] has a defects_config.json" in out
     assert ["a", "[bold]", "train", "good", "60"] in [line.split() for line in out.splitlines()]
 
 
-def test_in_a_narrow_terminal_names_and_counts_are_whole(check, parts, monkeypatch) -> None:
+def test_a_narrow_terminal_does_not_truncate_names_or_counts(check, parts, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     Image.new("L", (80, 64)).save(next((parts / "bracket/ground_truth/stain/0000").iterdir()))
     out = check(parts).out
-    assert max(map(len, out.split("\nA run on it:")[0].splitlines())) <= 50
+    assert max(map(len, out.split("\nTo run on this dataset:")[0].splitlines())) <= 50
     assert "…" not in out
     assert "empty" in out
 
 
-def test_nothing_found_is_an_error(check, tmp_path) -> None:
-    ended = check(tmp_path)
-    assert ended.code == 1
-    assert "error: no object folder under" in ended.out
-    assert "fedpatchcore simulate" not in ended.out
+def test_an_empty_folder_is_an_error(check, tmp_path) -> None:
+    result = check(tmp_path)
+    assert result.code == 1
+    assert "error: no object folder under" in result.out
+    assert "fedpatchcore simulate" not in result.out
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--kind", "mvtec"], "unknown kind of data 'mvtec': choose auto, folder, autovi, visa"),
-        (["--objects", "valve"], "holds the objects bracket, connector; asked for: valve"),
+        (["--objects", "valve"], "has no object valve: choose from bracket, connector"),
     ],
 )
-def test_what_cannot_be_looked_at_is_said(check, drawn, words, sentence) -> None:
-    ended = check(drawn, *words)
-    assert ended.code == 1
-    assert sentence in ended.err
-    assert "Traceback" not in ended.out + ended.err
+def test_invalid_arguments_are_reported(check, generated, words, sentence) -> None:
+    result = check(generated, *words)
+    assert result.code == 1
+    assert sentence in result.err
+    assert "Traceback" not in result.out + result.err

@@ -23,9 +23,6 @@ CONFIGS = sorted((CHECKOUT / "configs").glob("*.toml"))
 FREE = {"data.root": "/data"}  # what files in configs/ leave to the user
 
 
-EXACT = {"merge__protocol": "exact", "num_server_rounds": 9}
-
-
 def refusal(**changes: object) -> str:
     """What is said of the defaults with changes; `__` stands for a dot, `_` for a dash."""
     named = {key.replace("__", ".").replace("_", "-"): v for key, v in changes.items()}
@@ -169,18 +166,24 @@ def test_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(
         ({"data__kind": "folder"}, "data.root", "name the folder of the folder dataset"),
         ({"data__kind": "autovi"}, "data.root", "name the folder of the autovi dataset"),
         ({"partition__kind": "category"}, "model.scope = object", "set model.scope = shared"),
-        (
-            {**EXACT, "merge__encoding": "int8"},
-            "merge.protocol = exact",
-            "merge.encoding = float16",
-        ),
-        ({**EXACT, "num_server_rounds": 1}, "merge.protocol = exact", "it takes rounds"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, key: str, what: str) -> None:
     message = refusal(**changes)
     assert message.startswith(key)
     assert what in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["merge.encoding=int8", "num-server-rounds=9"], "set merge.encoding = float16 or float32"),
+        (["num-server-rounds=1"], "it takes rounds"),
+    ],
+)
+def test_settings_that_the_protocol_cannot_run_with_are_refused(words, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^merge.protocol = exact: .*{message}"):
+        resolve(None, ["merge.protocol=exact", *words], None)
 
 
 def test_all_problems_are_in_one_message() -> None:

@@ -11,7 +11,7 @@ from flwr.app import Context, Message
 
 from fl.config import ConfigError
 from fl.results.run_directory import held
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from src.models import PatchCore
 
 SAME = ("model.safetensors", "partition.json", "scores.csv")

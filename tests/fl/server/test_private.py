@@ -12,7 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from fl.client_app import app as client_app
 from fl.config import ConfigError, check_settings
 from fl.server.private import public_images, public_patches
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from fl.setup.inputs import build_model, open_split
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore

@@ -9,7 +9,7 @@ import pytest
 from flwr.app import Context, Message
 
 from fl.client_app import app as client_app
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from fl.wire.arrays import unpack_banks
 from fl.wire.messages import ALLOWANCE, BANKS, pack_prospect, unpack_allowance, unpack_prospect
 from src.data import write_synthetic
@@ -391,7 +391,7 @@ def test_images_that_have_gone_are_refused_in_words(run, plant) -> None:
 
     before = run(data__root=str(plant))
     sorted((plant / "bracket" / "train" / "good").iterdir())[0].unlink()
-    with pytest.raises(PartitionError, match="1 images of the partition have gone"):
+    with pytest.raises(PartitionError, match="1 images of the partition are missing"):
         run(out=str(before.out), resume=True, data__root=str(plant))
 
 

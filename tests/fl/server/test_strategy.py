@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.common.constant import ErrorCode
 
 from fl.client_app import app as client_app
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from fl.server.retrying_grid import NodeRegistry
 from fl.server.strategy import FederatedPatchCore
 from fl.setup.inputs import build_model, open_split, partition_data

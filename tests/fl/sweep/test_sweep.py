@@ -189,7 +189,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(cli, written, tmp_path) -
     assert "clients-50 failed: " in " ".join(ended.err.split())
     failed, done = rows(out)
     assert (failed["status"], done["status"]) == ("failed", "done")
-    assert "ask for fewer clients" in failed["error"]
+    assert "use fewer clients" in failed["error"]
     assert failed["federated.image_auroc"] == ""
     assert (out / "runs/clients-50/error.log").read_text().startswith("Traceback")
 

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from fl.client_app import app as client_app
-from fl.server.replies import RoundFailed
+from fl.server.federation import RoundFailed
 from fl.setup.inputs import build_model, open_split
 from fl.wire.arrays import unpack_banks
 from src.data.partition import Partition

@@ -1,14 +1,8 @@
-"""Progress of a run, across its processes: each writes what it does, the CLI shows it.
+"""Progress bars of a run, over all the processes that report it."""
 
-Clients may run in processes of Ray's. In a simulation all share the run directory, so each
-process appends lines to a file of its own there, and one thread of the CLI reads them.
-"""
-
-import itertools
 import json
 import shutil
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,38 +16,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from src.federated.candidates import Stage, silent
-from src.models.coreset.blocks import Progress
-
-FOLDER = "progress"
-SERVER = "server"
-INTERVAL = 0.25  # seconds between two lines of one stage
-
-
-def reporter(workspace: Path | None, who: str) -> Stage:
-    """Progress callbacks by stage that write for `who`; silent where there is no workspace."""
-    if workspace is None:
-        return silent
-    folder = workspace / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = itertools.count()  # a stage can come in several: one an object
-    path = folder / f"{who}.jsonl"
-    return lambda stage: _writer(path, {"who": who, "stage": stage, "piece": next(pieces)})
-
-
-def _writer(path: Path, piece: dict) -> Progress:
-    last = 0.0
-
-    def write(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= INTERVAL or done == total:
-            last = now
-            # a bar that stands still is no reason to stop: whoever writes results finds a full disk
-            with suppress(OSError), path.open("a") as file:
-                file.write(json.dumps({**piece, "done": done, "total": total}) + "\n")
-
-    return write
+from fl.workspace.progress import FOLDER, INTERVAL, SERVER
 
 
 class ProgressView:

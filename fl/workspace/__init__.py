@@ -1,0 +1,1 @@
+"""The run directory while a run goes on: lock, partition, scores, progress."""
