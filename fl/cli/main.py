@@ -13,6 +13,7 @@ from fl.cli.deploy import deployed
 from fl.cli.evaluate import evaluate
 from fl.cli.predict import predict
 from fl.cli.report import report
+from fl.cli.settings import settings
 from fl.cli.simulate import demo, simulate
 from fl.cli.sweep import sweep
 from fl.cli.terminal import errors
@@ -20,7 +21,7 @@ from src.errors import UserError
 
 typer.core.HAS_RICH = False  # plain help: Rich's would double the time of `fedpatchcore --help`
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (demo, simulate, sweep, report, audit, certs, predict, evaluate):
+for command in (demo, simulate, sweep, report, audit, certs, predict, evaluate, settings):
     app.command()(command)
 app.add_typer(deployed, name="deploy")
 app.add_typer(datasets, name="data")

@@ -1,7 +1,7 @@
 """Settings: their meaning and bounds, where they come from, what goes together."""
 
 from fl.config.checks import check_settings
-from fl.config.schema import FIELDS, ConfigError, Scalar, Settings, affects, identity
+from fl.config.schema import FIELDS, ConfigError, PathSetting, Scalar, Settings, affects, identity
 from fl.config.sources import (
     CHECKOUT,
     CLIENTS,
@@ -19,6 +19,7 @@ __all__ = [
     "CLIENTS",
     "FIELDS",
     "ConfigError",
+    "PathSetting",
     "Scalar",
     "Settings",
     "affects",

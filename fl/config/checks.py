@@ -1,7 +1,7 @@
 """Checks of settings: each alone, then those that do not go together."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pydantic import ValidationError
 
@@ -101,15 +101,20 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
         yield "privacy.public-dir, data.public-holdout: name one source of public images"
 
 
+def explain_unknown(key: str, candidates: Collection[str] = FIELDS) -> str:
+    """Why a key is no setting: it was renamed or removed, or looks like one of the candidates."""
+    if key in RENAMED:
+        return f"{key}: renamed to {RENAMED[key]}"
+    if key in REMOVED:
+        return f"{key}: {REMOVED[key]}"
+    near = difflib.get_close_matches(key, candidates, 1)
+    return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
+
+
 def _sentence(error: Mapping) -> str:
     key = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
-        if key in RENAMED:
-            return f"{key}: renamed to {RENAMED[key]}"
-        if key in REMOVED:
-            return f"{key}: {REMOVED[key]}"
-        near = difflib.get_close_matches(key, FIELDS, 1)
-        return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
+        return explain_unknown(key)
     if error["type"] == "missing":
         return f"{key}: missing"
     value = error["input"]
