@@ -32,8 +32,9 @@ from benchmarks.common import (
 )
 from benchmarks.features import features
 from benchmarks.peers import Select, anomalib, approximate, loop
-from src.models.coreset.blocks import IN_CACHE, farthest_first
-from src.models.search.flat_index import nearest, tiles
+from src.models.coreset.selection import IN_CACHE, farthest_first
+from src.models.search.distances import tiles
+from src.models.search.flat_index import FlatIndex
 
 PEERS = ("loop", "anomalib", "approximate")
 # how far, relatively, a pick's distance may fall short of the largest: float32 tells squared
@@ -192,7 +193,7 @@ def slack(rows: Tensor, picks: Tensor) -> float:
 
 def radius(rows: Tensor, picks: Tensor) -> float:
     """Covering radius of the rows by the picks."""
-    return float(nearest(rows, rows[picks])[0].max().sqrt())
+    return float(FlatIndex(rows[picks]).nearest(rows)[0].max().sqrt())
 
 
 def arguments() -> argparse.Namespace:

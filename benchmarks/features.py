@@ -8,7 +8,7 @@ from torch import Tensor
 
 from src.data import DataError, FolderDataset
 from src.models import PatchCore
-from src.models.search.flat_index import tiles
+from src.models.search.distances import tiles
 
 SETS = ("synthetic", "mtd", "mtd-rotated")
 CHUNK = 8192

@@ -31,7 +31,8 @@ from benchmarks.common import (
 )
 from benchmarks.features import features
 from src.models import MemoryBank
-from src.models.search.flat_index import nearest, tiles
+from src.models.search.distances import tiles
+from src.models.search.flat_index import FlatIndex
 
 CHECKED = 200  # queries
 QUERIES, ROWS = 8192, 65536  # a tile of the products
@@ -45,10 +46,10 @@ def main() -> None:
     bank = MemoryBank(rows.shape[1], device=args.device)
     bank.add(rows)
     check(queries[:CHECKED], rows, bank)
-    (_, found), extra = extra_memory(lambda: nearest(queries, rows), args.device)
+    (_, found), extra = extra_memory(lambda: FlatIndex(rows).nearest(queries), args.device)
     keep_freed_memory()
     work: dict[str, Callable[[], object]] = {
-        "ours": lambda: nearest(queries, rows),
+        "ours": lambda: FlatIndex(rows).nearest(queries),
         "ours, the bank": lambda: bank.neighbours(queries),
     }
     notes: dict[str, object] = {
@@ -89,9 +90,9 @@ def check(queries: Tensor, rows: Tensor, bank: MemoryBank) -> None:
     distances = torch.cat([to_rows(queries, rows[part]) for part in tiles(len(rows), 4096)], 1)
     (best, second), (at, _) = (x.T for x in distances.topk(2, largest=False))
     clear = second - best > 1e-6 * second
-    squared, index = nearest(queries, rows)
+    squared, index = FlatIndex(rows).nearest(queries)
     from_bank = (x[:, 0] for x in bank.neighbours(queries))
-    for name, (found, which) in {"nearest": (squared.sqrt(), index), "bank": from_bank}.items():
+    for name, (found, which) in {"FlatIndex": (squared.sqrt(), index), "bank": from_bank}.items():
         if not torch.allclose(found.double(), best, rtol=1e-5, atol=0):
             raise SystemExit(f"{name}: distances differ from the float64 search's")
         if (which != at)[clear].any():

@@ -5,28 +5,43 @@ holds the rest of the state. The rows that clients sent are not kept, only their
 bank covers what they cover.
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ValidationError
 
 from fl.config import ConfigError
 from fl.server.state import ClientRecord, ServerState
-from fl.server.traffic import ClientTraffic, Traffic
+from fl.server.traffic import Traffic
 from src.federated.bank_set import BankSet
 from src.federated.types import Certificate, ClientBank, ClientStats, MergedBank
 from src.models import PatchCore
 from src.models.model_file import ModelFile
 from src.storage.atomic import write_whole
-from src.storage.run_metrics import Refusal, Stage
 
 MODEL, ROUND = "model.safetensors", "round.json"
 VERSION = 4
 
-Stages = TypeAdapter(tuple[Stage, ...])
-Refusals = TypeAdapter(tuple[Refusal, ...])
+
+class _Bank(BaseModel):
+    certificate: Certificate | None
+    log_scores: tuple[float, float] | None
+
+
+class _Client(BaseModel):
+    stats: dict[str, ClientStats]
+    share_radius: dict[str, float]
+    sent_rows: int
+
+
+class _RoundFile(BaseModel):
+    """The content of round.json: a ServerState without rows."""
+
+    version: int = VERSION
+    round: int
+    banks: dict[str, _Bank]
+    clients: dict[int, _Client]
+    traffic: Traffic
+    merge_seconds: float
 
 
 class Checkpoint:
@@ -46,26 +61,41 @@ class Checkpoint:
         transforms = {n: bank.transform for n, bank in state.banks.items() if bank.transform}
         rows = {name: bank.features for name, bank in state.banks.items()}
         self.model.as_file(rows, {}, transforms).write(self.out / MODEL)
-        write_whole(self.out / ROUND, json.dumps(_content(state), indent=1) + "\n")
+        content = _RoundFile(
+            round=state.round,
+            banks={
+                name: _Bank(certificate=bank.certificate, log_scores=bank.log_scores)
+                for name, bank in state.banks.items()
+            },
+            clients={number: _client(record) for number, record in state.clients.items()},
+            traffic=state.traffic,
+            merge_seconds=state.merge_seconds,
+        )
+        write_whole(self.out / ROUND, content.model_dump_json(indent=1) + "\n")
 
     def load(self) -> ServerState:
         """Read the state back. Clients of a resumed run have no merged rows yet.
 
         Raises:
-            ConfigError: there is no state, or it is of another backbone or version.
+            ConfigError: there is no state, it cannot be read, or it is of another backbone or
+                version.
         """
+        path = self.out / ROUND
         try:
-            content = json.loads((self.out / ROUND).read_text("utf-8"))
+            content = _RoundFile.model_validate_json(path.read_bytes())
             file = ModelFile.read(self.out / MODEL)
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{self.out} holds no merged bank to go on from: the run broke off before its "
                 "first round ended; start it anew"
             ) from error
-        if content["version"] != VERSION:
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"{path}, {key}: {first['msg']}; start the run anew") from None
+        if content.version != VERSION:
             raise ConfigError(
-                f"{self.out / ROUND} is of version {content['version']}, this program reads "
-                f"{VERSION}"
+                f"{path} is of version {content.version}, this program reads {VERSION}"
             )
         ours = self.model.backbone.fingerprint
         if file.fingerprint != ours:
@@ -75,68 +105,30 @@ class Checkpoint:
         return _state(content, file)
 
 
-def _content(state: ServerState) -> dict[str, Any]:
-    """The state without rows."""
-    return {
-        "version": VERSION,
-        "round": state.round,
-        "banks": {
-            name: {
-                "certificate": asdict(bank.certificate) if bank.certificate else None,
-                "log_scores": bank.log_scores,
-            }
-            for name, bank in state.banks.items()
-        },
-        "clients": {
-            client: {
-                "stats": {name: asdict(stats) for name, stats in record.stats.items()},
-                "share_radius": {name: bank.share_radius for name, bank in record.banks.items()},
-                "sent_rows": record.sent_rows,
-            }
-            for client, record in state.clients.items()
-        },
-        "traffic": {
-            "stages": Stages.dump_python(state.traffic.stages),
-            "clients": {client: asdict(each) for client, each in state.traffic.clients.items()},
-            "refused": Refusals.dump_python(state.traffic.refused),
-        },
-        "merge_seconds": state.merge_seconds,
+def _client(record: ClientRecord) -> _Client:
+    radii = {name: bank.share_radius for name, bank in record.banks.items()}
+    return _Client(stats=dict(record.stats), share_radius=radii, sent_rows=record.sent_rows)
+
+
+def _state(content: _RoundFile, file: ModelFile) -> ServerState:
+    banks = {
+        name: MergedBank(file.banks[name], file.frames.get(name), **dict(fields))
+        for name, fields in content.banks.items()
     }
-
-
-def _state(content: dict[str, Any], file: ModelFile) -> ServerState:
-    banks = BankSet(
-        {
-            name: MergedBank(
-                file.banks[name],
-                file.frames.get(name),
-                certificate=Certificate(**fields["certificate"]) if fields["certificate"] else None,
-                log_scores=tuple(fields["log_scores"]) if fields["log_scores"] else None,
-            )
-            for name, fields in content["banks"].items()
-        }
-    )
-    traffic = content["traffic"]
     return ServerState(
-        round=content["round"],
-        banks=banks,
-        clients={int(c): _record(fields, banks) for c, fields in content["clients"].items()},
-        traffic=Traffic(
-            Stages.validate_python(traffic["stages"]),
-            {int(client): ClientTraffic(**each) for client, each in traffic["clients"].items()},
-            Refusals.validate_python(traffic["refused"]),
-        ),
-        merge_seconds=content["merge_seconds"],
+        round=content.round,
+        banks=BankSet(banks),
+        clients={number: _record(client, banks) for number, client in content.clients.items()},
+        traffic=content.traffic,
+        merge_seconds=content.merge_seconds,
     )
 
 
-def _record(fields: dict[str, Any], banks: BankSet[MergedBank]) -> ClientRecord:
+def _record(client: _Client, banks: dict[str, MergedBank]) -> ClientRecord:
     """A client's record; the rows it sent are in the merged bank, which covers what it holds."""
-    stats = {name: ClientStats(**counts) for name, counts in fields["stats"].items()}
-    sent = {}
-    for name, share_radius in fields["share_radius"].items():
-        certificate = banks[name].certificate
-        if certificate:
-            rows = banks[name].features[:0]
-            sent[name] = ClientBank(rows, certificate.radius_bound, share_radius, stats[name])
-    return ClientRecord(stats, sent, fields["sent_rows"])
+    sent = {
+        name: ClientBank(banks[name].features[:0], c.radius_bound, radius, client.stats[name])
+        for name, radius in client.share_radius.items()
+        if (c := banks[name].certificate)
+    }
+    return ClientRecord(client.stats, sent, client.sent_rows)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from src.federated.candidates import Stage, silent
-from src.models.coreset.blocks import Progress
+from src.models.coreset.types import Progress
 
 FOLDER = "progress"
 SERVER = "server"

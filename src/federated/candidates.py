@@ -85,12 +85,14 @@ def find_candidates(
     selection = model.select(
         train,
         min(1.0, reach * fraction),
-        covered=covered,
-        squared=squared_distances,
+        existing=covered,
+        squared_distances=squared_distances,
         selecting=progress("coreset"),
     )
     stats = stats_of(len(train), selection.seen, fraction)
-    return Candidates(selection.features.numpy(), selection.radii.numpy(), selection.before, stats)
+    return Candidates(
+        selection.features.numpy(), selection.radii.numpy(), selection.initial_radius, stats
+    )
 
 
 def client_stats(model: PatchCore, train: InspectionDataset) -> ClientStats:

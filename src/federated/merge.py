@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from src.federated.types import Certificate, ClientBank, MergedBank
-from src.models.coreset.blocks import Coreset, Progress, farthest_first
+from src.models.coreset.selection import farthest_first
 from src.models.coreset.sharding import devices_for
+from src.models.coreset.types import Coreset, Progress
 
 
 def join_banks(before: ClientBank | None, bank: ClientBank) -> ClientBank:
@@ -161,13 +162,13 @@ def _extend(
             union,
             max(1, grow),
             seed,
-            covered=covered,
-            least=least,
+            existing=covered,
+            min_distance=least,
             devices=devices_for(union.size, device),
             progress=progress,
         )
     picks = selection.indices[:grow]
-    return picks, np.concatenate([[selection.before], selection.radii])[: len(picks) + 1]
+    return picks, np.concatenate([[selection.initial_radius], selection.radii])[: len(picks) + 1]
 
 
 def _stack(onto: MergedBank | None, rows: np.ndarray) -> np.ndarray:

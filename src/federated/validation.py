@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from src.federated.types import BankRefused, ClientBank, ClientStats, RadiusCurve
-from src.models.search.distances import rows_not_finite
+from src.models.search.distances import count_nonfinite_rows
 
 
 def check_bank(bank: ClientBank, dim: int) -> None:
@@ -20,7 +20,7 @@ def check_bank(bank: ClientBank, dim: int) -> None:
         raise BankRefused(f"its bank holds {rows.dtype}, not float16 or float32")
     if rows.shape[1] != dim:
         raise BankRefused(f"its bank has {rows.shape[1]} dimensions, not {dim}")
-    bad = rows_not_finite(torch.from_numpy(np.require(rows, None, "W")))
+    bad = count_nonfinite_rows(torch.from_numpy(np.require(rows, None, "W")))
     if bad:
         raise BankRefused(f"{bad} of its {len(rows)} rows hold NaN or infinite values")
     check_stats(stats)

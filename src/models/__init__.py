@@ -1,7 +1,7 @@
 """PatchCore, its parts, and the coreset selection."""
 
 from src.models.backbone import WeightsError
-from src.models.coreset.blocks import greedy_coreset_selection, random_coreset_selection
+from src.models.coreset.selection import greedy_coreset_selection, random_coreset_selection
 from src.models.features import FeatureExtractor, aggregate_features, extract_patch_features
 from src.models.memory_bank import MemoryBank
 from src.models.patchcore import PatchCore

@@ -1,4 +1,4 @@
-"""The memory bank: patch features of normal images, and searches in it."""
+"""The memory bank: patch features of normal images, and nearest-neighbour search in it."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.coreset.blocks import greedy_coreset_selection
-from src.models.search.distances import rows_not_finite, tiles
-from src.models.search.flat_index import FlatIndex, difference
+from src.models.coreset.selection import greedy_coreset_selection
+from src.models.search.distances import count_nonfinite_rows, tiles
+from src.models.search.flat_index import Exclusion, FlatIndex, paired_distances
 from src.storage.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
-QUERIES = 4096  # whose exact distances are computed at a time
+QUERIES = 4096  # queries per step of exact distances
 
 
 class MemoryBank:
@@ -21,7 +21,7 @@ class MemoryBank:
 
     Args:
         feature_dim: dimension D of the rows.
-        max_size: rows the bank may hold; a greater number is brought down by greedy selection.
+        max_size: maximum number of rows; greedy selection reduces a larger bank.
         device: where searches run.
 
     Attributes:
@@ -43,23 +43,16 @@ class MemoryBank:
     def __len__(self) -> int:
         return len(self.features)
 
-    @property
-    def index(self) -> faiss.Index:
-        """The FAISS flat index over the features; built at first use."""
-        if self._index is None:
-            self._index = self._built()
-        return self._index
-
     def add(self, features: np.ndarray | Tensor) -> None:
         """Append rows [M, D].
 
         Raises:
-            ValueError: not [M, feature_dim], or rows with NaN or infinite values.
+            ValueError: features are not [M, feature_dim], or hold NaN or infinite values.
         """
-        rows = _rows(features)
+        rows = _as_array(features)
         if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
             raise ValueError(f"features are {rows.shape}, the bank takes [M, {self.feature_dim}]")
-        bad = rows_not_finite(_tensor(rows))
+        bad = count_nonfinite_rows(_as_tensor(rows))
         if bad:
             raise ValueError(f"{bad} of {len(rows)} rows hold NaN or infinite values")
         self.features = np.concatenate([self.features, rows]) if len(self) else rows.copy()
@@ -67,92 +60,69 @@ class MemoryBank:
             self.features = greedy_coreset_selection(self.features, self.max_size)
         self._index = self._flat = None
 
-    def build_index(self) -> None:
-        """Build the FAISS index over the rows there are."""
-        self._index = self._built()
+    @property
+    def index(self) -> faiss.Index:
+        """The FAISS flat index over the features, built on first use."""
+        return self.build_index() if self._index is None else self._index
 
-    def _built(self) -> faiss.Index:
+    def build_index(self) -> faiss.Index:
+        """Build the FAISS index over the current rows."""
         index: faiss.Index = faiss.IndexFlatL2(self.feature_dim)
-        if self.device.type == "cuda" and _faiss_on_gpu():
+        if self.device.type == "cuda" and _has_faiss_gpu():
             number = self.device.index or 0
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
         index.add(np.ascontiguousarray(self.features, np.float32))
+        self._index = index
         return index
 
     def search(self, query: np.ndarray | Tensor, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest rows of each query, found by FAISS (on a GPU without it: `neighbours`).
+        """Find the k nearest rows of each query with FAISS; on a GPU without it, `neighbours`.
 
         Args:
             query: [M, D].
-            k: neighbours, at most the number of rows.
+            k: number of neighbours, at most the number of rows.
 
         Returns:
             Euclidean distances [M, k] float32, ascending, and row indices [M, k] int64.
 
         Raises:
-            ValueError: an empty bank, another dimension, or k out of range.
+            ValueError: the bank is empty, the dimension differs, or k is out of range.
         """
-        if isinstance(query, Tensor):
-            queries = query.to(self.device)
-        else:
-            queries = _tensor(query).to(self.device)
+        queries = query if isinstance(query, Tensor) else _as_tensor(query)
+        queries = queries.to(self.device)
         self._check(queries, k)
-        if self.device.type != "cpu" and not _faiss_on_gpu():
-            distances, indices = self.neighbours(queries, k)
+        if self.device.type == "cpu" or _has_faiss_gpu():
+            distances, indices = self._search_faiss(queries, k)
         else:
-            distances, indices = self._by_faiss(queries, k)
+            distances, indices = self.neighbours(queries, k)
         return distances.cpu().numpy(), indices.cpu().numpy()
 
     def neighbours(
-        self,
-        queries: Tensor,
-        k: int = 1,
-        without: Tensor | None = None,
-        group: Tensor | None = None,
+        self, queries: Tensor, k: int = 1, exclusion: Exclusion | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`search` for tensors on the bank's device, by our own products; nothing leaves it.
+        """Find the k nearest rows of each query without FAISS; tensors stay on the bank's device.
 
         Args:
             queries: [M, D].
-            k: neighbours.
-            without: [G, N] bool, rows to leave out of the searches of a group of queries.
-            group: [M] int64, the group of each query.
+            k: number of neighbours.
+            exclusion: rows that the queries must not match.
 
         Returns:
-            Euclidean distances [M, k], ascending, infinite in place of rows left out; indices
-            [M, k].
+            Euclidean distances [M, k], ascending, infinite for excluded rows; indices [M, k].
         """
         self._check(queries, k)
         if k == 1:
-            nearest = self.flat.nearest(queries, without, group)
-            squared, indices = (each[:, None] for each in nearest)
+            squared, indices = (x[:, None] for x in self.flat.nearest(queries, exclusion))
         else:
-            squared, indices = self.flat.few(queries, k, without, group)
+            squared, indices = self.flat.k_nearest(queries, k, exclusion)
         return squared.sqrt(), indices
 
     @property
     def flat(self) -> FlatIndex:
-        """The rows on the bank's device, made ready for searches at first use."""
+        """The rows on the bank's device, prepared for searches on first use."""
         if self._flat is None:
             self._flat = FlatIndex(torch.from_numpy(self.features).to(self.device))
         return self._flat
-
-    def _check(self, queries: Tensor, k: int) -> None:
-        if not 1 <= k <= len(self):
-            raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
-        if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
-            raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
-
-    def _by_faiss(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        _, found = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
-        indices = torch.from_numpy(found).to(queries.device)
-        # FAISS gives squared distances with a matrix product's rounding: compute them by difference
-        squared = torch.empty(indices.shape, device=queries.device)
-        for part in tiles(len(queries), QUERIES):
-            for j in range(k):
-                squared[part, j] = difference(queries[part], self.flat.rows, indices[part, j])
-        squared, order = squared.sort(dim=1, stable=True)
-        return squared.sqrt(), indices.gather(1, order)
 
     def save(self, path: str | Path) -> None:
         """Write the bank as safetensors."""
@@ -163,8 +133,8 @@ class MemoryBank:
         """Read a bank that `save` wrote.
 
         Raises:
-            FileNotFoundError: no such file.
-            FileError: truncated, not a bank, or of another version.
+            FileNotFoundError: the file does not exist.
+            FileError: the file is truncated, is not a bank, or has another version.
         """
         header, tensors = read_tensors(path, FORMAT)
         try:
@@ -174,15 +144,32 @@ class MemoryBank:
             raise FileError(f"{path} holds no bank: {error!r}") from error
         return bank
 
+    def _check(self, queries: Tensor, k: int) -> None:
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
+        if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
+            raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
 
-def _tensor(rows: np.ndarray) -> Tensor:
+    def _search_faiss(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        _, nearest = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
+        indices = torch.from_numpy(nearest).to(queries.device)
+        # FAISS's squared distances carry the rounding of a matrix product: recompute them
+        squared = torch.empty(indices.shape, device=queries.device)
+        for part in tiles(len(queries), QUERIES):
+            for j in range(k):
+                squared[part, j] = paired_distances(queries[part], self.flat.rows, indices[part, j])
+        squared, order = squared.sort(dim=1, stable=True)
+        return squared.sqrt(), indices.gather(1, order)
+
+
+def _as_tensor(rows: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(rows, None, ["C", "W"]))
 
 
-def _rows(features: np.ndarray | Tensor) -> np.ndarray:
+def _as_array(features: np.ndarray | Tensor) -> np.ndarray:
     rows = features.detach().cpu().numpy() if isinstance(features, Tensor) else np.asarray(features)
     return rows if rows.dtype in (np.float32, np.float16) else rows.astype(np.float32)
 
 
-def _faiss_on_gpu() -> bool:
+def _has_faiss_gpu() -> bool:
     return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0

@@ -4,7 +4,7 @@ import functools
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from src.models.coreset.streaming import BoundedRows, Selection
+from src.models.coreset.types import Progress
 from src.models.extraction import PatchGrid, PatchGrids, Preparation, Size, extract, runs
 from src.models.feature_cache import FeatureCache, through_cache
 from src.models.feature_transform import Frame
@@ -30,7 +31,6 @@ from src.models.scoring import (
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 CACHED_TOGETHER = 32  # images from the cache that are scored together on a GPU
 
 
@@ -152,8 +152,8 @@ class PatchCore:
         dataset: Iterable,
         fraction: float,
         *,
-        covered: np.ndarray | None = None,
-        squared: np.ndarray | None = None,
+        existing: np.ndarray | None = None,
+        squared_distances: np.ndarray | None = None,
         extracting: Progress | None = None,
         selecting: Progress | None = None,
     ) -> Selection:
@@ -162,8 +162,8 @@ class PatchCore:
         Args:
             dataset: as for `fit`.
             fraction: of all patches to keep, in (0, 1]; at least one is.
-            covered: [M, D] rows of a bank from which the selection goes on.
-            squared: squared distances to it of all patches, where they are known.
+            existing: [M, D] rows of a bank from which the selection continues.
+            squared_distances: squared distances of all patches to it, if known.
             extracting, selecting: called with (done, total) as the two steps go on.
         """
         rows: BoundedRows | None = None
@@ -175,7 +175,9 @@ class PatchCore:
             rows.add(patches)
         if rows is None:
             raise ValueError("there are no features to select from")
-        return rows.select(max(1, round(fraction * rows.seen)), selecting, covered, squared)
+        return rows.select(
+            max(1, round(fraction * rows.seen)), selecting, existing, squared_distances
+        )
 
     def predict(self, dataset: Iterable) -> list[np.ndarray]:
         """Anomaly maps, one [H, W] float32 array an image, at the image's own size."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from src.models.extraction import Size
 from src.models.memory_bank import MemoryBank
+from src.models.search.flat_index import Exclusion
 
 SIGMA = 4.0  # of the Gaussian that smooths the map, in pixels of the network's input
 
@@ -43,7 +44,9 @@ def image_scores(
     images = torch.arange(len(q), device=q.device)
     rows = bank.flat.rows
     closest = rows[indices[images, q]]
-    to_closest, support = bank.neighbours(closest, neighbors, without, images)
+    to_closest, support = bank.neighbours(
+        closest, neighbors, None if without is None else Exclusion(without, images)
+    )
     patches = features[images, q][:, None].float()
     to_support = (patches - rows[support].float()).norm(dim=2)
     to_support.masked_fill_(torch.isinf(to_closest), -torch.inf)
@@ -149,7 +152,7 @@ def leave_out_own(
     image, patch = torch.nonzero(own.gather(1, indices), as_tuple=True)
     distances, indices = distances.clone(), indices.clone()
     if len(image):
-        others, rows = bank.neighbours(features[image, patch], 1, own, image)
+        others, rows = bank.neighbours(features[image, patch], 1, Exclusion(own, image))
         distances[image, patch], indices[image, patch] = others[:, 0], rows[:, 0]
     return distances, indices, own
 

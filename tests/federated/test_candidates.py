@@ -36,12 +36,14 @@ class Patches:
     coreset_percentage: float
 
     def select(
-        self, dataset, fraction: float, *, covered=None, squared=None, selecting=None
+        self, dataset, fraction: float, *, existing=None, squared_distances=None, selecting=None
     ) -> Selection:
         assert 0 < fraction <= 1
         held = BoundedRows(2**20, seed=0)
         held.add(torch.from_numpy(self.rows))
-        return held.select(max(1, round(fraction * held.seen)), selecting, covered, squared)
+        return held.select(
+            max(1, round(fraction * held.seen)), selecting, existing, squared_distances
+        )
 
 
 def send(model, images, reach: float, encoding: str = "float32", components: int = 0):
@@ -90,7 +92,7 @@ def test_rows_found_are_as_many_as_wanted_and_never_more_than_all(
 
 def test_own_bank_is_no_more_than_the_distinct_patches_there_are() -> None:
     mine = np.tile(np.eye(3, dtype=np.float32), (10, 1))
-    with pytest.warns(UserWarning, match="only 3 of 30 are distinct"):
+    with pytest.warns(UserWarning, match="only 3 of 30 rows are distinct"):
         found = find_candidates(Patches(mine, 0.5), [0])
     assert (len(found.own().rows), found.own().radius) == (3, 0.0)
 

@@ -18,7 +18,7 @@ from src.federated.merge import (
     merge_banks,
 )
 from src.federated.types import BankRefused, ClientBank, Holding, Survey
-from src.models.coreset.blocks import farthest_first
+from src.models.coreset.selection import farthest_first
 
 DIM = 3
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.numpy import save_file
 
 from src.models import FileError, MemoryBank
-from src.models.coreset.blocks import greedy_coreset_selection
+from src.models.coreset.selection import greedy_coreset_selection
 from src.storage.tensor_file import write_tensors
 
 D = 10

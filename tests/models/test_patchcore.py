@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.models import FileError, MemoryBank, PatchCore, patchcore
-from src.models.coreset.blocks import greedy_coreset_selection
+from src.models.coreset.selection import greedy_coreset_selection
 from src.models.patchcore import Prediction
 from src.storage.tensor_file import read_tensors, write_tensors
 

@@ -1,7 +1,7 @@
-"""Rows that lie where they fit: on one device, spread over several, or left in host memory.
+"""Rows spread over one or more devices, or left in host memory.
 
-A selection works on shards. Each shard has a device that computes; its rows lie on that device, or
-stay in host memory (a memory-mapped file, too) and pass through the device in tiles.
+A selection works on shards. Each shard has a device that computes. Its rows lie on that device, or
+stay in host memory (or in a memory-mapped file) and are copied to the device tile by tile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,10 @@ from src.models.search.distances import tiles, uses_kernels
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-RESIDENT_SHARE = 0.8  # of a device's free memory that rows may take; beyond it they pass through
-VALUES_A_DEVICE = 2**29  # fewer, and what devices tell each other outweighs what they share
-SCRATCH_VALUES = 2**19  # of a tile for element-wise work
-PASSING_BYTES = 256 * 2**20  # a tile of rows that passes through
+RESIDENT_SHARE = 0.8  # rows move to a device if they take at most this share of its free memory
+VALUES_PER_DEVICE = 2**29  # with fewer, communication outweighs the shared work
+TILE_VALUES = 2**19  # values per tile of element-wise work
+COPY_BYTES = 256 * 2**20  # bytes per tile copied from host memory
 
 
 class Shard:
@@ -26,75 +26,64 @@ class Shard:
 
     Attributes:
         rows: [n, D], on `device` or in host memory.
-        device: where `tiles` and `take` give them.
-        first: index of the first of them in the whole set.
+        device: where `tiles` and `take` return rows.
+        first: index of the first row in the whole set.
     """
 
     def __init__(self, rows: Tensor, device: torch.device, first: int) -> None:
         self.device, self.first = device, first
         fits = rows.device == device or rows.nbytes <= RESIDENT_SHARE * free_memory(device)
         self.rows = rows.to(device) if fits else rows
+        self.dim = rows.shape[1]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def dim(self) -> int:
-        """D, of the rows."""
-        return self.rows.shape[1]
+    def tiles(self, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """The rows on the device, tile by tile.
 
-    @property
-    def scratch(self) -> int:
-        """Rows of a tile for element-wise work."""
-        if uses_kernels(self.rows):
-            return len(self)  # kernels need nothing beside their results
-        return max(1, SCRATCH_VALUES // self.dim)
-
-    @property
-    def resident(self) -> bool:
-        """Whether the rows lie on the device."""
-        return self.rows.device == self.device
-
-    def tiles(self, size: int) -> Iterator[tuple[slice, Tensor]]:
-        """The rows on the device, tile by tile, `size` a tile where they lie there."""
-        if self.resident:
-            for part in tiles(len(self), size):
-                yield part, self.rows[part]
-        else:
-            yield from self._passing()
+        Args:
+            size: rows per tile; by default as many as element-wise work takes at a time. Rows in
+                host memory come in tiles of their own size.
+        """
+        if self.rows.device != self.device:
+            yield from self._copied_tiles()
+            return
+        if size is None:  # kernels need no scratch memory
+            size = len(self) if uses_kernels(self.rows) else max(1, TILE_VALUES // self.dim)
+        for part in tiles(len(self), size):
+            yield part, self.rows[part]
 
     def take(self, indices: Tensor) -> Tensor:
-        """Rows at indices [m] (int64, on the device, counted from the shard's first), there."""
-        if self.resident:
-            return self.rows[indices]
+        """Rows on the device, at indices [m] int64 into the shard."""
         return self.rows[indices.to(self.rows.device)].to(self.device)
 
-    def _passing(self) -> Iterator[tuple[slice, Tensor]]:
-        """Tiles from host memory; the next is on its way while one is worked on."""
+    def _copied_tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """Tiles from host memory; the next one is copied while the current one is in use."""
         row_bytes = self.rows[:1].nbytes
-        size = min(len(self), max(1, PASSING_BYTES // row_bytes))
+        size = min(len(self), max(1, COPY_BYTES // row_bytes))
         staging = [torch.empty(size, *self.rows.shape[1:], dtype=self.rows.dtype).pin_memory()]
         staging.append(torch.empty_like(staging[0]).pin_memory())
         copied = [torch.cuda.Event(), torch.cuda.Event()]
         stream, main = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
 
         def send(number: int, part: slice) -> Tensor:
-            at = number % 2
-            copied[at].synchronize()  # the copy before last has left its place
-            host = staging[at][: part.stop - part.start].copy_(self.rows[part])
+            slot = number % 2
+            copied[slot].synchronize()  # the previous copy from this buffer has ended
+            host = staging[slot][: part.stop - part.start].copy_(self.rows[part])
             with torch.cuda.stream(stream):
                 tile = host.to(self.device, non_blocking=True)
-                copied[at].record(stream)
+                copied[slot].record(stream)
             return tile
 
         parts = list(tiles(len(self), size))
-        coming = send(0, parts[0])
+        upcoming = send(0, parts[0])
         for number, part in enumerate(parts):
-            tile = coming
+            tile = upcoming
             main.wait_event(copied[number % 2])
             tile.record_stream(main)
             if number + 1 < len(parts):
-                coming = send(number + 1, parts[number + 1])
+                upcoming = send(number + 1, parts[number + 1])
             yield part, tile
 
 
@@ -103,11 +92,12 @@ class Shards:
 
     Args:
         rows: on any device, or in host memory.
-        devices: that share the work; the first also leads. None: the one on which the rows lie.
+        devices: devices that share the work; the first one leads. By default the device of the
+            rows.
     """
 
     def __init__(self, rows: Tensor, devices: Sequence[torch.device] | None = None) -> None:
-        devices = [_numbered(device) for device in devices or [rows.device]]
+        devices = [_with_index(device) for device in devices or [rows.device]]
         self.lead = devices[0]
         self.dim, self.dtype = rows.shape[1], rows.dtype
         share = -(-len(rows) // len(devices))
@@ -120,57 +110,57 @@ class Shards:
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    def each(self, work: Callable[[Shard], Result]) -> list[Result]:
-        """What `work` gives for each shard; several shards are worked on at once."""
-        return side_by_side(work, self.parts)
+    def map(self, function: Callable[[Shard], Result]) -> list[Result]:
+        """`function` of each shard; several shards run in parallel."""
+        return run_parallel(function, self.parts)
 
     def take(self, indices: Tensor) -> Tensor:
-        """Rows at indices [m] of the whole set (int64, on the lead), in that order, on the lead."""
+        """Rows at indices [m] int64 of the whole set, in that order, on the lead."""
         if len(self.parts) == 1:
             return self.parts[0].take(indices)
         out = torch.empty(len(indices), self.dim, dtype=self.dtype, device=self.lead)
-        for part, inside in zip(self.parts, self.split(indices), strict=True):
-            at = torch.nonzero(inside).squeeze(1)
-            local = (indices[at] - part.first).to(part.device)
-            out[at] = part.take(local).to(self.lead)
+        for part, inside in zip(self.parts, self.masks(indices), strict=True):
+            positions = torch.nonzero(inside).squeeze(1)
+            local = (indices[positions] - part.first).to(part.device)
+            out[positions] = part.take(local).to(self.lead)
         return out
 
-    def split(self, indices: Tensor) -> list[Tensor]:
+    def masks(self, indices: Tensor) -> list[Tensor]:
         """For each shard, which of the indices [m] lie in it: [m] bool."""
         return [(indices >= part.first) & (indices < part.first + len(part)) for part in self.parts]
 
 
-def side_by_side(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
-    """`work` for each part, each in a thread of its own where there are several."""
+def run_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`function` of each part; several parts run in one thread each."""
     if len(parts) == 1:
-        return [work(parts[0])]
+        return [function(parts[0])]
     with ThreadPoolExecutor(len(parts)) as pool:
-        return list(pool.map(work, parts))
+        return list(pool.map(function, parts))
 
 
 def devices_for(values: int, device: torch.device | None = None) -> list[torch.device]:
-    """The devices that are best to share the work on rows of so many values.
+    """The devices that share the work on rows of this many values fastest.
 
     Args:
         values: N times D.
-        device: "cpu"; one GPU, "cuda:1"; or "cuda", any number of those that are visible. None
-            for GPUs where there are any.
+        device: "cpu"; one GPU, "cuda:1"; or "cuda" for any number of the visible GPUs. By default
+            GPUs if there are any.
     """
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type != "cuda" or device.index is not None:
         return [device]
-    most = max(1, values // VALUES_A_DEVICE)
+    most = max(1, values // VALUES_PER_DEVICE)
     return [torch.device("cuda", i) for i in range(min(most, torch.cuda.device_count()))]
 
 
-def _numbered(device: torch.device) -> torch.device:
-    """The device, for "cuda" the very GPU that it stands for."""
+def _with_index(device: torch.device) -> torch.device:
+    """The device, with the current GPU's index in place of a plain "cuda"."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes free on a GPU; without bound elsewhere."""
+    """Free bytes on a GPU; infinite on other devices."""
     return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")

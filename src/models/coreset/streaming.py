@@ -1,4 +1,4 @@
-"""Selection from rows that arrive in parts, within a memory bound."""
+"""Selection from rows that arrive in parts, within a memory limit."""
 
 import logging
 import warnings
@@ -8,41 +8,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.coreset.blocks import Progress, farthest_first
+from src.models.coreset.selection import farthest_first
 from src.models.coreset.sharding import devices_for, free_memory
+from src.models.coreset.types import Progress
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A coreset of rows seen in parts.
+    """A coreset of rows that arrived in parts.
 
     Attributes:
-        features: [k, D] in the order picked: any prefix is the smaller coreset.
-        radii: [k] covering radius of all rows seen, by the first t + 1 picks (an upper bound
-            where memory forced a reduction on the way).
-        seen: number of rows that came.
-        before: the same radius before the first pick: by the rows that were there already.
+        features: [k, D] in the order picked; any prefix is the smaller coreset.
+        radii: [k] covering radius of all rows after each pick; an upper bound if the rows had to
+            be reduced to fit the memory limit.
+        seen: number of rows that arrived.
+        initial_radius: the same radius before the first pick, by the existing rows.
     """
 
     features: Tensor
     radii: Tensor
     seen: int
-    before: float
+    initial_radius: float
 
 
 class BoundedRows:
-    """Rows held for one selection. When they outgrow the bound, greedy selection halves them.
+    """Rows collected for a selection; greedy selection halves them when they reach a limit.
 
     Args:
-        limit: bytes the held rows may take; None for 2 GiB on a CPU, and on a GPU for 60 % of
-            the memory that is free when the first rows come.
-        seed: start rows of the selections.
-        device: where rows are held and selections run.
-        expected: rows that will come, as far as is known. On a GPU room is made for these at
-            first, otherwise for as many as the bound allows: a CPU's pages are only taken up as
-            rows come.
+        limit: bytes that the rows may take; by default 2 GiB on a CPU, and 60 % of the free memory
+            on a GPU.
+        seed: seed of the selections.
+        device: where rows are stored and selections run.
+        expected: number of rows that will arrive, if known. A GPU allocates memory for these first;
+            a CPU allocates up to the limit, since its pages are only used as rows arrive.
     """
 
     def __init__(
@@ -53,99 +53,98 @@ class BoundedRows:
         expected: int | None = None,
     ) -> None:
         self.seed, self.device, self.expected = seed, torch.device(device), expected
-        self.limit = _limit(self.device) if limit is None else limit
+        self.limit = _default_limit(self.device) if limit is None else limit
         self.rows: Tensor | None = None  # [capacity, D]
-        self.held = self.seen = 0
-        self.slack = 0.0  # covering radius of everything seen by what is held
+        self.count = self.seen = 0
+        self.slack = 0.0  # covering radius of all rows seen by the rows kept
 
     def add(self, rows: Tensor) -> None:
-        """Take rows [M, D] in.
+        """Add rows [M, D].
 
         Raises:
-            ValueError: another dimension or dtype than before, or a bound too small for two rows.
+            ValueError: dimension or dtype differ from earlier rows, or the limit is below two rows.
         """
         if self.rows is None:
-            self.rows = self._room(rows, self.expected)
+            self.rows = self._allocate(rows, self.expected)
         if rows.shape[1] != self.rows.shape[1] or rows.dtype != self.rows.dtype:
             raise ValueError(
-                f"rows are {rows.dtype} of {rows.shape[1]} dimensions, "
-                f"those before were {self.rows.dtype} of {self.rows.shape[1]}"
+                f"rows are {rows.dtype} with {rows.shape[1]} dimensions, "
+                f"earlier ones were {self.rows.dtype} with {self.rows.shape[1]}"
             )
         self.seen += len(rows)
         while len(rows):
-            if self.held == len(self.rows):
-                self._grow(self.rows)
-            fits = min(len(rows), len(self.rows) - self.held)
-            self.rows[self.held : self.held + fits] = rows[:fits]
-            self.held += fits
+            if self.count == len(self.rows):
+                self._make_room(self.rows)
+            fits = min(len(rows), len(self.rows) - self.count)
+            self.rows[self.count : self.count + fits] = rows[:fits]
+            self.count += fits
             rows = rows[fits:]
 
     def select(
         self,
         target: int,
         progress: Progress | None = None,
-        covered: np.ndarray | Tensor | None = None,
-        squared: np.ndarray | None = None,
+        existing: np.ndarray | Tensor | None = None,
+        squared_distances: np.ndarray | None = None,
     ) -> Selection:
-        """Farthest-first coreset of `target` rows, or of all that are held if those are fewer.
+        """Farthest-first coreset of `target` rows, or of all rows kept if those are fewer.
 
         Args:
-            target: rows to pick.
-            progress: called with (rows picked, target).
-            covered: [M, D] rows of a bank from which the selection goes on.
-            squared: squared distances to it of all rows that came, which saves computing them as
-                long as memory has forced no reduction.
+            target: number of rows to pick.
+            progress: called with (number of picks, target).
+            existing: [M, D] rows of a bank from which the selection continues.
+            squared_distances: squared distances of all rows seen to that bank, if known. They save
+                computing them, unless the rows had to be reduced.
 
         Raises:
-            ValueError: no rows have come, or rows with NaN or infinite values.
+            ValueError: there are no rows, or they hold NaN or infinite values.
         """
-        if self.rows is None or not self.held:
+        if self.rows is None or not self.count:
             raise ValueError("there are no features to select from")
-        if self.held < min(target, self.seen):
+        if self.count < min(target, self.seen):
             log.warning(
-                "a bank of %d rows does not fit the memory bound of %.0f MB: it holds %d",
-                target, self.limit / 2**20, self.held,
+                "a bank of %d rows exceeds the memory limit of %.0f MB: %d rows fit",
+                target, self.limit / 2**20, self.count,
             )  # fmt: skip
-        held = self.rows[: self.held]
-        chosen = farthest_first(
-            held,
-            min(target, self.held),
+        rows = self.rows[: self.count]
+        coreset = farthest_first(
+            rows,
+            min(target, self.count),
             self.seed,
-            covered=covered,
-            squared=None if self.slack else squared,
-            devices=devices_for(held.numel(), self.device),
+            existing=existing,
+            squared_distances=None if self.slack else squared_distances,
+            devices=devices_for(rows.numel(), self.device),
             progress=progress,
         )
-        picks = torch.as_tensor(chosen.indices, device=held.device)
-        radii = torch.as_tensor(chosen.radii) + self.slack
-        return Selection(held[picks].cpu(), radii, self.seen, chosen.before + self.slack)
+        picks = torch.as_tensor(coreset.indices, device=rows.device)
+        radii = torch.as_tensor(coreset.radii) + self.slack
+        initial = coreset.initial_radius + self.slack
+        return Selection(rows[picks].cpu(), radii, self.seen, initial)
 
-    def _room(self, rows: Tensor, count: int | None) -> Tensor:
-        """Room for `count` rows like these on a GPU, as far as the bound allows."""
+    def _allocate(self, rows: Tensor, count: int | None) -> Tensor:
+        """Memory for rows like these: up to the limit, or on a GPU for `count` of them."""
         capacity = self.limit // (rows.shape[1] * rows.element_size())
         if capacity < 2:
-            raise ValueError(f"a memory bound of {self.limit} bytes holds no two rows")
+            raise ValueError(f"a memory limit of {self.limit} bytes does not hold two rows")
         if count and self.device.type != "cpu":
             capacity = min(capacity, max(2, count))
         return torch.empty(capacity, rows.shape[1], dtype=rows.dtype, device=self.device)
 
-    def _grow(self, rows: Tensor) -> None:
-        wider = self._room(rows, 2 * len(rows))
-        if len(wider) > len(rows):
-            wider[: self.held] = rows[: self.held]
-            self.rows = wider
-        else:
-            self._reduce(rows)
-
-    def _reduce(self, rows: Tensor) -> None:
-        with warnings.catch_warnings():  # of rows that repeat: the fewer the better here
+    def _make_room(self, rows: Tensor) -> None:
+        """Enlarge the memory if the limit allows, or else halve the rows."""
+        larger = self._allocate(rows, 2 * len(rows))
+        if len(larger) > len(rows):
+            larger[: self.count] = rows[: self.count]
+            self.rows = larger
+            return
+        with warnings.catch_warnings():  # duplicates are welcome here: they leave fewer rows
             warnings.simplefilter("ignore", UserWarning)
             kept = self.select(len(rows) // 2)
         self.slack = float(kept.radii[-1])
-        self.held = len(kept.features)
-        rows[: self.held] = kept.features
-        log.info("features outgrew the memory bound: reduced to %d rows", self.held)
+        self.count = len(kept.features)
+        rows[: self.count] = kept.features
+        log.info("features reached the memory limit: reduced to %d rows", self.count)
 
 
-def _limit(device: torch.device) -> int:
+def _default_limit(device: torch.device) -> int:
     return int(0.6 * free_memory(device)) if device.type == "cuda" else 2 * 2**30

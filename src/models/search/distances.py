@@ -1,12 +1,13 @@
-"""The closest of some centres to each row, by matrix products, the fastest way a device has.
+"""Finds the closest centre of each row with matrix products.
 
-|q - c|^2 = |q|^2 - 2 a(q, c) with the affinity a(q, c) = q.c - |c|^2 / 2: the closest centre is
-the one of largest affinity, and one product gives the affinities of many rows to many centres.
+|q - c|^2 = |q|^2 - 2 a(q, c), where a(q, c) = q.c - |c|^2 / 2 is the affinity. The closest centre
+is the one with the largest affinity, and one product gives the affinities of many rows to many
+centres.
 
-On a GPU, tensor cores multiply halves: x = high + low, three products, summed in float32, have
-float32's accuracy; one product of the high halves has an error that is bounded, at a third of the
-cost. On a CPU the product is a 1 x 1 convolution, which torch gives to oneDNN: on processors of
-every make that is as fast as the best matrix product, and on some twice as fast as torch's own.
+On a GPU, tensor cores multiply half-precision numbers. With x = high + low, three products summed
+in float32 are as accurate as float32; one product of the high parts costs a third and has a bounded
+error. On a CPU the product runs as a 1 x 1 convolution: torch passes it to oneDNN, which is as fast
+as the best matrix product on all processors, and twice as fast as torch's own on some.
 """
 
 import functools
@@ -20,118 +21,115 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TILE_ROWS = 4096  # rows and centres of one product where its result is written out
-TILE_CENTRES = 1024
-Mask = tuple[Tensor, Tensor]
-HALVES = (torch.float16, torch.bfloat16)
+TILE_ROWS = 4096  # rows per product on a CPU
+TILE_CENTRES = 1024  # centres per product on a CPU
+FAR_FROM_ORIGIN = 16.0  # |mean|^2 over the variance, above which cancellation costs precision
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+Mask = tuple[Tensor, Tensor]  # [M] and [b] int32: a query ignores centres with its own number
 
 
 @dataclass(frozen=True)
-class Frame:
+class ProductScaling:
     """Coordinates in which products are formed: (x - origin) * scale.
 
     Attributes:
-        origin: [D]; rows are taken relative to it, which keeps the cancellation in |q - c|^2 small.
-        scale: a power of two that brings the rows into half precision's range; 1 on a CPU.
-        plain: rows may be used as they are, neither moved nor scaled.
+        origin: [D]. Shifting rows by it limits the cancellation in |q - c|^2.
+        scale: a power of two that brings rows into the range of half precision; 1 on a CPU.
+        is_identity: rows are used as they are.
     """
 
     origin: Tensor
     scale: Tensor
-    plain: bool = False
+    is_identity: bool = False
 
     @classmethod
-    def around(cls, origin: Tensor, largest: Tensor) -> "Frame":
-        """A frame for rows whose values are at most `largest` in magnitude."""
+    def around(cls, origin: Tensor, max_magnitude: Tensor) -> "ProductScaling":
+        """Scaling for rows whose values are at most `max_magnitude` in magnitude."""
         scale = torch.ones((), device=origin.device)
         if uses_kernels(origin):
-            reach = (largest + origin.abs().max()).clamp(1e-30, 1e30)
+            reach = (max_magnitude + origin.abs().max()).clamp(1e-30, 1e30)
             scale = torch.exp2(14 - torch.ceil(torch.log2(reach)))  # values up to 2^14 of 2^16
         return cls(origin, scale)
 
     @classmethod
-    def as_it_is(cls, dim: int, device: torch.device) -> "Frame":
-        """The rows' own coordinates."""
-        return cls(torch.zeros(dim, device=device), torch.ones((), device=device), plain=True)
+    def identity(cls, dim: int, device: torch.device) -> "ProductScaling":
+        """Scaling that leaves rows unchanged."""
+        return cls(torch.zeros(dim, device=device), torch.ones((), device=device), is_identity=True)
 
-    def on(self, device: torch.device) -> "Frame":
-        """The same frame on another device."""
-        return Frame(self.origin.to(device), self.scale.to(device), self.plain)
+    def to(self, device: torch.device) -> "ProductScaling":
+        """The same scaling on another device."""
+        return ProductScaling(self.origin.to(device), self.scale.to(device), self.is_identity)
 
-    def place(self, rows: Tensor) -> Tensor:
-        """Rows in this frame, in float32."""
+    def apply(self, rows: Tensor) -> Tensor:
+        """Scaled rows, float32."""
         rows = rows.float()
-        return rows if self.plain else (rows - self.origin) * self.scale
+        return rows if self.is_identity else (rows - self.origin) * self.scale
 
-    def lengths(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """|x| of rows in this frame, and |x - operand| for the operand of a rough product: [N]."""
+    def norms(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Norms |x| of the scaled rows x, and their rounding errors |x - half(x)|: [N] each."""
         if uses_kernels(rows):
             from src.models.search import kernels
 
-            return kernels.lengths(rows, self.origin, self.scale, self.plain)
-        lengths = torch.linalg.vector_norm(self.place(rows), dim=1)
-        return lengths, torch.zeros_like(lengths)
+            return kernels.norms(rows, self.origin, self.scale, self.is_identity)
+        norms = torch.linalg.vector_norm(self.apply(rows), dim=1)
+        return norms, torch.zeros_like(norms)
 
 
 class Centres:
-    """Rows made ready for others to be compared with them.
+    """Rows prepared for queries to be compared with.
 
     Args:
-        rows: [b, D], on the device of the frame.
-        frame: where to form the products. A plain frame on a GPU takes rows in half precision.
+        rows: [b, D], on the device of the scaling.
+        scaling: where to form the products. The identity on a GPU needs half-precision rows.
 
     Attributes:
-        given: the rows.
-        tile: centres of a tile, for each of which `rough` answers.
+        tile: centres per tile; `approximate` reports the best centre of each tile.
+        tiles: number of tiles.
     """
 
-    def __init__(self, rows: Tensor, frame: Frame) -> None:
-        self.frame, self.given = frame, rows
-        placed = frame.place(rows)
-        squares = (placed * placed).sum(1)
-        self.half_norms = squares / 2
-        self.longest, self.most_lost = squares.max().sqrt(), squares.new_zeros(())
-        if not uses_kernels(rows):
-            self.rows, self.tile = placed, TILE_CENTRES
-            return
-        from src.models.search import kernels
+    def __init__(self, rows: Tensor, scaling: ProductScaling) -> None:
+        self.scaling = scaling
+        scaled = scaling.apply(rows)
+        squared_norms = (scaled * scaled).sum(1)
+        self.half_norms = squared_norms / 2  # |c|^2 / 2
+        self.max_norm, self.max_rounding = squared_norms.max().sqrt(), squared_norms.new_zeros(())
+        if uses_kernels(rows):
+            from src.models.search import kernels
 
-        self.tile = kernels.tile_centres(rows.device)
-        if frame.plain:
-            self.high = self.low = rows.contiguous()
+            self.tile = kernels.tile_centres(rows.device)
+            if scaling.is_identity:
+                self.high = self.low = rows.contiguous()
+            else:
+                self.high = scaled.half()
+                self.low = (scaled - self.high).half()
+                self.max_rounding = torch.linalg.vector_norm(scaled - self.high, dim=1).max()
         else:
-            self.high = placed.half()
-            self.low = (placed - self.high).half()
-            self.most_lost = torch.linalg.vector_norm(placed - self.high, dim=1).max()
-
-    @property
-    def tiles(self) -> int:
-        """How many tiles of centres there are."""
-        return -(-len(self.given) // self.tile)
+            self.rows, self.tile = scaled, TILE_CENTRES
+        self.tiles = -(-len(rows) // self.tile)
 
     def closest(self, queries: Tensor) -> Tensor:
-        """The closest centre to each query [M, D], to float32's accuracy: [M] int64."""
+        """Index of the closest centre to each query [M, D], with float32 accuracy: [M] int64."""
         if uses_kernels(self.half_norms):
             from src.models.search import kernels
 
             operands = self._operands(kernels.SPLIT)
             return kernels.affinity(queries, *operands, None, with_index=True)[1]
-        affinity, at = self._by_products(queries, None)
-        return at.gather(0, affinity.argmax(0, keepdim=True))[0]
+        affinity, index = self._by_products(queries, None)
+        return index.gather(0, affinity.argmax(0, keepdim=True))[0]
 
     def closest_in_tile(
         self, queries: Tensor, picked: Tensor, tile: Tensor, mask: Mask | None = None
     ) -> Tensor:
-        """The closest centre of one tile, for pairs of a query and a tile; only by our kernels.
+        """The closest centre of one tile, for pairs of a query and a tile. Needs the GPU kernels.
 
         Args:
-            queries: [M, D], not placed.
+            queries: [M, D], unscaled.
             picked: [n] int64, the query of each pair.
             tile: [n] int64, the tile of each pair, ascending.
-            mask: as for `rough`.
+            mask: as for `approximate`.
 
         Returns:
-            [n] int64, an index among all centres.
+            [n] int64, indices into all centres.
         """
         from src.models.search import kernels
 
@@ -139,16 +137,18 @@ class Centres:
         operands = self._operands(kernels.SPLIT)
         return kernels.affinity_in_tile(queries, picked, counts, *operands, mask)[1]
 
-    def rough(self, queries: Tensor, mask: Mask | None = None) -> tuple[Tensor, Tensor | None]:
-        """Affinity to the closest centre of each tile, off by at most `error`.
+    def approximate(
+        self, queries: Tensor, mask: Mask | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Affinity to the closest centre of each tile, wrong by at most `error_bound`.
 
         Args:
-            queries: [M, D], not placed.
-            mask: numbers of the queries [M] and of the centres [b], int32: a query looks at no
-                centre that has its number. Where none is left its affinity is -infinity.
+            queries: [M, D], unscaled.
+            mask: a query ignores centres with its own number. If it ignores a whole tile, its
+                affinity there is -infinity.
 
         Returns:
-            [tiles, M]; and which centre it is [tiles, M], unless our kernels formed the products.
+            affinities [tiles, M], and the centres' indices [tiles, M]; None with GPU kernels.
         """
         if uses_kernels(self.half_norms):
             from src.models.search import kernels
@@ -157,42 +157,52 @@ class Centres:
             return kernels.affinity(queries, *operands, mask, with_index=False)[0], None
         return self._by_products(queries, mask)
 
-    def error(self, lengths: Tensor, lost: Tensor) -> Tensor:
-        """What `rough` may be off by for queries whose `Frame.lengths` these are: [M].
+    def error_bound(self, norms: Tensor, rounding: Tensor) -> Tensor:
+        """Bound on the error of `approximate` for queries with these `ProductScaling.norms`: [M].
 
-        It also covers the rounding of the squared lengths themselves.
+        It covers the rounding of the squared norms, too.
         """
-        dim, rounding = self.frame.origin.numel(), torch.finfo(torch.float32).eps
-        # tensor cores cut their sums off after every 16 summands; a CPU rounds
-        relative = rounding * (dim / 8 if uses_kernels(self.half_norms) else math.sqrt(dim))
-        operands = lost * self.longest + (lengths + lost) * self.most_lost
+        dim, epsilon = self.scaling.origin.numel(), torch.finfo(torch.float32).eps
+        # tensor cores truncate their sums after every 16 summands; a CPU rounds
+        relative = epsilon * (dim / 8 if uses_kernels(self.half_norms) else math.sqrt(dim))
+        operands = rounding * self.max_norm + (norms + rounding) * self.max_rounding
         return (
             operands
-            + relative * lengths * self.longest
-            + 8 * rounding * (lengths + self.longest).square()
+            + relative * norms * self.max_norm
+            + 8 * epsilon * (norms + self.max_norm).square()
         )
 
     def _by_products(self, queries: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
         best = self.half_norms.new_empty(self.tiles, len(queries))
-        at = torch.empty(best.shape, dtype=torch.int64, device=best.device)
+        index = torch.empty(best.shape, dtype=torch.int64, device=best.device)
         for part in tiles(len(queries), TILE_ROWS):
-            placed = self.frame.place(queries[part])
-            for number, among in enumerate(tiles(len(self.rows), self.tile)):
-                affinities = product(placed, self.rows[among], -self.half_norms[among])
+            scaled = self.scaling.apply(queries[part])
+            for number, tile in enumerate(tiles(len(self.rows), self.tile)):
+                affinities = product(scaled, self.rows[tile], -self.half_norms[tile])
                 if mask is not None:
-                    asker, owner = mask[0][part, None], mask[1][None, among]
-                    affinities.masked_fill_(asker == owner, -torch.inf)
-                best[number, part], at[number, part] = affinities.max(1)
-                at[number, part] += among.start
-        return best, at
+                    affinities.masked_fill_(mask[0][part, None] == mask[1][None, tile], -torch.inf)
+                best[number, part], index[number, part] = affinities.max(1)
+                index[number, part] += tile.start
+        return best, index
 
     def _operands(self, operands: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-        if self.frame.plain:
-            from src.models.search import kernels
+        from src.models.search import kernels
 
-            operands = kernels.AS_THEY_ARE
-        place = (self.frame.origin, self.frame.scale)
-        return *place, self.high, self.low, self.half_norms, operands
+        if self.scaling.is_identity:
+            operands = kernels.UNCHANGED
+        scaling = self.scaling.origin, self.scaling.scale
+        return *scaling, self.high, self.low, self.half_norms, operands
+
+
+def near_origin(mean: Tensor, mean_square: Tensor) -> bool:
+    """Whether rows lie close enough to the origin to form products without shifting them.
+
+    Args:
+        mean: [D], of the rows.
+        mean_square: [], mean squared norm of the rows.
+    """
+    offset = mean.square().sum()
+    return bool(offset <= FAR_FROM_ORIGIN * (mean_square - offset))
 
 
 def product(rows: Tensor, others: Tensor, bias: Tensor) -> Tensor:
@@ -207,7 +217,7 @@ def product(rows: Tensor, others: Tensor, bias: Tensor) -> Tensor:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """float32 means float32, whatever the process has allowed its matrix products elsewhere."""
+    """Run float32 products in full precision, whatever the process allows elsewhere."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -222,8 +232,8 @@ def tiles(length: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def rows_not_finite(rows: Tensor) -> int:
-    """How many rows [N, D] hold NaN or infinite values."""
+def count_nonfinite_rows(rows: Tensor) -> int:
+    """Number of rows [N, D] with NaN or infinite values."""
     parts = tiles(len(rows), TILE_ROWS)
     return sum(int((~torch.isfinite(rows[part]).all(1)).sum()) for part in parts)
 

@@ -1,7 +1,8 @@
-"""GPU kernels, in Triton: closest centre by tensor cores, distance by difference, the pick loop.
+"""Triton GPU kernels: closest centres with tensor cores, paired distances, and the pick loop.
 
-Imported only where they can run; `distances` and `working_set` say when, and
-have the same steps in plain torch for everything else.
+Import this module only where `distances.uses_kernels` is true. Callers have the same steps in plain
+torch for other devices. Sizes that differ between calls are marked do_not_specialize, so that they
+do not trigger a recompilation each.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -13,12 +14,10 @@ from torch import Tensor
 
 Mask = tuple[Tensor, Tensor]
 
-# do_not_specialize: sizes that change from call to call shall not have a kernel each
-
-# How rows become operands of a half-precision product
-AS_THEY_ARE = 0  # rows that are in half precision already
-ROUNDED = 1  # one product of the rows rounded to half precision
-SPLIT = 2  # three products of high and low halves: float32's accuracy
+# How rows become operands of half-precision products
+UNCHANGED = 0  # the rows are in half precision already
+ROUNDED = 1  # one product of rows rounded to half precision
+SPLIT = 2  # three products of high and low parts, as accurate as float32
 
 
 @triton.jit
@@ -38,7 +37,7 @@ def _products(
     centre_start = centre.to(tl.int64)[:, None] * dim
     if OPERANDS != 0:
         factor = tl.load(scale)
-    # where it must be exact, parts are summed outside the tensor cores: those cut off, not round
+    # EXACT: add the parts outside the tensor cores, which truncate instead of rounding
     total = tl.zeros((BM, BN), tl.float32)
     for start in range(0, dim, BK):
         k = start + tl.arange(0, BK)
@@ -69,7 +68,7 @@ def _affinity(
     OPERANDS: tl.constexpr, INDEX: tl.constexpr, MASKED: tl.constexpr, EVEN: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    # programs in groups of GROUP row tiles, so that tiles in use together stay in the cache
+    # run programs in groups of GROUP row tiles, so that the tiles in use stay in the cache
     across = tl.cdiv(centres, BN)
     first = tl.program_id(0) // (GROUP * across) * GROUP
     high_group = tl.minimum(tl.cdiv(n, BM) - first, GROUP)
@@ -102,7 +101,7 @@ def _affinity_in_tile(
     TILE: tl.constexpr, LANES: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    # pairs of a row and a tile come sorted by tile; a program has pairs of one tile
+    # pairs of a row and a tile are sorted by tile; each program handles pairs of one tile
     lane = tl.arange(0, LANES)
     pairs = tl.load(counts + lane, mask=lane < tiles, other=0)
     programs = tl.cdiv(pairs, BM)
@@ -128,7 +127,7 @@ def _affinity_in_tile(
 
 
 @triton.jit
-def _difference(
+def _paired_distances(
     queries, picked, rows, index, out, dim, PICKED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
@@ -144,8 +143,8 @@ def _difference(
 
 
 @triton.jit
-def _lengths(
-    rows, origin, scale, lengths, lost, dim, PLAIN: tl.constexpr, BLOCK: tl.constexpr
+def _norms(
+    rows, origin, scale, norms, rounding, dim, IDENTITY: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -153,22 +152,22 @@ def _lengths(
     for start in range(0, dim, BLOCK):
         k = start + tl.arange(0, BLOCK)
         x = tl.load(rows + i * dim + k, mask=k < dim, other=0.0).to(tl.float32)
-        if not PLAIN:
+        if not IDENTITY:
             x = (x - tl.load(origin + k, mask=k < dim, other=0.0)) * tl.load(scale)
             left = x - x.to(tl.float16).to(tl.float32)
             rest += left * left
         total += x * x
-    tl.store(lengths + i, tl.sqrt(tl.sum(total)))
-    tl.store(lost + i, tl.sqrt(tl.sum(rest)))
+    tl.store(norms + i, tl.sqrt(tl.sum(total)))
+    tl.store(rounding + i, tl.sqrt(tl.sum(rest)))
 
 
 @triton.jit
-def _keys(rows, weights, keys, dim, BITS: tl.constexpr, BLOCK: tl.constexpr):
+def _row_hashes(rows, weights, hashes, dim, BITS: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, dim, BLOCK):
         k = start + tl.arange(0, BLOCK)
-        x = tl.load(rows + i * dim + k, mask=k < dim, other=0.0) + 0.0  # one zero only
+        x = tl.load(rows + i * dim + k, mask=k < dim, other=0.0) + 0.0  # turns -0.0 into 0.0
         if BITS == 16:
             word = x.to(tl.int16, bitcast=True).to(tl.int32)
         elif BITS == 32:
@@ -176,9 +175,9 @@ def _keys(rows, weights, keys, dim, BITS: tl.constexpr, BLOCK: tl.constexpr):
         else:
             wide = x.to(tl.int64, bitcast=True)
             word = (wide ^ (wide >> 32)).to(tl.int32)
-        word = word ^ (word >> 8) ^ (word >> 16)  # whole numbers differ in high bits only
+        word = word ^ (word >> 8) ^ (word >> 16)  # small integers differ in their high bits only
         total += word * tl.load(weights + k, mask=k < dim, other=0)
-    tl.store(keys + i, tl.sum(total))
+    tl.store(hashes + i, tl.sum(total))
 
 
 @triton.jit(do_not_specialize=["most"])
@@ -191,20 +190,20 @@ def _pick(
     norm = tl.load(norms + lane, mask=there, other=0.0)
     least = tl.load(bound)
     first_outside = tl.load(rival)
-    made = 0
-    value, at = tl.max(current, 0, return_indices=True)  # the first of equals
+    picked = 0
+    value, at = tl.max(current, 0, return_indices=True)  # the first among equals
     wins = (value > least) | ((value == least) & (at < first_outside))
-    while wins & (value > -1.0) & (made < most):
-        tl.store(picks + made, at)
-        tl.store(values + made, value)
+    while wins & (value > -1.0) & (picked < most):
+        tl.store(picks + picked, at)
+        tl.store(values + picked, value)
         products = tl.load(gram + at.to(tl.int64) * size + lane, mask=there, other=0.0)
         to_pick = norm + tl.load(norms + at) - 2 * products
         current = tl.minimum(current, tl.maximum(to_pick, 0.0))
         current = tl.where(lane == at, -1.0, current)
-        made += 1
+        picked += 1
         value, at = tl.max(current, 0, return_indices=True)
         wins = (value > least) | ((value == least) & (at < first_outside))
-    tl.store(count, made)
+    tl.store(count, picked)
 
 
 def affinity(
@@ -222,15 +221,16 @@ def affinity(
 
     Args:
         rows: [n, D].
-        origin, scale: [D] and [] float32; not looked at for operands AS_THEY_ARE.
-        high, low: centres [b, D] in half precision, and what that rounding left of them.
+        origin, scale: [D] and [] float32; ignored if operands are UNCHANGED.
+        high, low: [b, D] centres rounded to half precision, and the remainders.
         half_norms: [b] float32, |c|^2 / 2.
-        operands: AS_THEY_ARE, ROUNDED or SPLIT.
-        mask: [n] and [b] int32; a row looks at no centre of the same number.
-        with_index: over all centres, and which it is; otherwise over each tile of them.
+        operands: UNCHANGED, ROUNDED or SPLIT.
+        mask: [n] and [b] int32; a row ignores centres with its own number.
+        with_index: search all centres and return indices; otherwise search each tile of centres.
 
     Returns:
-        with index: [n] float32, and [n] int64. Without: [tiles, n] float32, and nothing [0, n].
+        with index: affinities [n] float32 and centres [n] int64; otherwise affinities
+        [tiles, n] float32 and an empty tensor.
     """
     n, dim, centres = len(rows), rows.shape[1], len(high)
     shape = _shape(rows.device, operands)
@@ -258,14 +258,14 @@ def affinity_in_tile(
     operands: int,
     mask: Mask | None,
 ) -> tuple[Tensor, Tensor]:
-    """The same over one tile of centres for each of n pairs of a row and a tile.
+    """`affinity` within one tile of centres, for n pairs of a row and a tile.
 
     Args:
-        picked: the rows [n] int64, first those that go with tile 0, then those of tile 1, ...
-        counts: pairs of each tile [tiles] int64.
+        picked: [n] int64, the row of each pair, ordered by tile.
+        counts: [tiles] int64, the number of pairs with each tile.
 
     Returns:
-        [n] float32, and [n] int64, an index among all centres.
+        affinities [n] float32, and indices into all centres [n] int64.
     """
     n, dim = len(picked), rows.shape[1]
     shape, tile = _shape(rows.device, operands), tile_centres(rows.device)
@@ -273,7 +273,7 @@ def affinity_in_tile(
     best = torch.empty(sides, n, dtype=torch.float32, device=rows.device)
     at = torch.empty(sides, n, dtype=torch.int32, device=rows.device)
     with _on(rows):
-        # as many programs as the pairs fill, were each tile's last one only begun
+        # upper bound on the programs: each tile's last program may be partly filled
         _affinity_in_tile[((n // shape["BM"] + len(counts)) * sides,)](
             rows, picked, counts, len(counts), origin, scale, high, low, half_norms,
             *(mask or (rows, rows)), best, at, n, len(high), dim,
@@ -291,12 +291,12 @@ def _best_tile(best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def tile_centres(device: torch.device) -> int:
-    """Centres of a tile, where `affinity` gives its results by tile."""
+    """Number of centres per tile in the results of `affinity` without indices."""
     return _shape(device, ROUNDED)["BN"]
 
 
 def _shape(device: torch.device, operands: int) -> dict[str, int]:
-    """Tile sizes: as large as the device's shared memory lets the loads run ahead."""
+    """Tile sizes, as large as the device's shared memory allows for prefetching."""
     shared = 0
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -308,34 +308,34 @@ def _shape(device: torch.device, operands: int) -> dict[str, int]:
     return {"BM": 128, "BN": 256, "BK": 64, "num_warps": 8, "num_stages": 3}
 
 
-def difference(queries: Tensor, picked: Tensor | None, rows: Tensor, index: Tensor) -> Tensor:
-    """Squared distance of each query (of queries[picked]) to rows[index], by difference."""
+def paired_distances(queries: Tensor, picked: Tensor | None, rows: Tensor, index: Tensor) -> Tensor:
+    """Squared distances of queries[picked] (or all queries) to rows[index], by difference."""
     index = index.contiguous()
     out = torch.empty(len(index), dtype=torch.float32, device=rows.device)
     if len(index):
         with _on(rows):
-            _difference[(len(index),)](
+            _paired_distances[(len(index),)](
                 queries, queries if picked is None else picked, rows, index, out, rows.shape[1],
                 PICKED=picked is not None, BLOCK=512,
             )  # fmt: skip
     return out
 
 
-def lengths(rows: Tensor, origin: Tensor, scale: Tensor, plain: bool) -> tuple[Tensor, Tensor]:
-    """|x| for x = (row - origin) * scale, and |x - half(x)|: [N] each. Plain rows are x already."""
+def norms(rows: Tensor, origin: Tensor, scale: Tensor, is_identity: bool) -> tuple[Tensor, Tensor]:
+    """|x| for x = (row - origin) * scale, and |x - half(x)|: [N] each. With identity, x = row."""
     out = torch.empty(2, len(rows), dtype=torch.float32, device=rows.device)
     with _on(rows):
-        _lengths[(len(rows),)](
-            rows, origin, scale, out[0], out[1], rows.shape[1], PLAIN=plain, BLOCK=512
+        _norms[(len(rows),)](
+            rows, origin, scale, out[0], out[1], rows.shape[1], IDENTITY=is_identity, BLOCK=512
         )
     return out[0], out[1]
 
 
-def keys(rows: Tensor, weights: Tensor) -> Tensor:
-    """A key of each row's bits: [N] int32. `weights` are [D] int32, odd."""
+def row_hashes(rows: Tensor, weights: Tensor) -> Tensor:
+    """Hash of each row's bits: [N] int32. `weights` [D] are int32 and odd."""
     out = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
     with _on(rows):
-        _keys[(len(rows),)](
+        _row_hashes[(len(rows),)](
             rows, weights, out, rows.shape[1], BITS=8 * rows.element_size(), BLOCK=512
         )
     return out
@@ -344,7 +344,7 @@ def keys(rows: Tensor, weights: Tensor) -> Tensor:
 def pick(
     gram: Tensor, norms: Tensor, distances: Tensor, bound: Tensor, rival: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """The pick loop of `working_set` as one launch of one block: positions, values."""
+    """The pick loop of `working_set` in a single block: positions and squared distances."""
     size, most = len(norms), min(most, len(norms))
     picks = torch.empty(most, dtype=torch.int64, device=gram.device)
     values = torch.empty(most, dtype=gram.dtype, device=gram.device)
@@ -355,10 +355,10 @@ def pick(
             gram, norms, distances, bound, rival, picks, values, count, most, size,
             BLOCK=block, num_warps=min(16, max(4, block // 256)),
         )  # fmt: skip
-    made = int(count)
-    return picks[:made], values[:made]
+    picked = int(count)
+    return picks[:picked], values[:picked]
 
 
 def _on(rows: Tensor) -> AbstractContextManager:
-    """Kernels start on the current device: make it the rows' own."""
+    """Make the rows' device the current one, where kernels launch."""
     return torch.cuda.device(rows.device) if rows.is_cuda else nullcontext()

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.models import greedy_coreset_selection, random_coreset_selection
-from src.models.coreset import blocks as coreset
-from src.models.coreset import duplicates as copies
-from src.models.coreset.blocks import farthest_first
+from src.models.coreset import blocks, duplicates
+from src.models.coreset import selection as coreset
+from src.models.coreset.selection import farthest_first
 
 
 def start_of(rows, seed):
@@ -87,10 +87,10 @@ def test_a_selection_goes_on_from_a_bank_as_the_plain_loop_does(
 ):
     rows = KINDS[kind](random_state).astype(dtype)
     bank = np.concatenate([rows[::17], random_state.normal(size=(5, rows.shape[1]))]).astype(dtype)
-    chosen = farthest_first(rows, 40, covered=bank, working_set=working_set)
+    chosen = farthest_first(rows, 40, existing=bank, working_set=working_set)
     picks, radii = plain_going_on(rows, 40, bank)
     np.testing.assert_array_equal(chosen.indices, picks)
-    np.testing.assert_allclose([chosen.before, *chosen.radii], radii, rtol=3e-6)
+    np.testing.assert_allclose([chosen.initial_radius, *chosen.radii], radii, rtol=3e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -99,10 +99,11 @@ def test_distances_to_a_bank_stand_in_for_it(dtype, random_state):
     bank = np.concatenate([rows[::17], random_state.normal(size=(5, rows.shape[1]))]).astype(dtype)
     gaps = rows.astype(np.float64)[:, None] - bank.astype(np.float64)
     squared = np.square(gaps).sum(2).min(1)
-    known = farthest_first(rows, 40, squared=squared, working_set=16)
-    found = farthest_first(rows, 40, covered=bank, working_set=16)
+    known = farthest_first(rows, 40, squared_distances=squared, working_set=16)
+    found = farthest_first(rows, 40, existing=bank, working_set=16)
     np.testing.assert_array_equal(known.indices, found.indices)
-    np.testing.assert_allclose([known.before, *known.radii], [found.before, *found.radii], 1e-5)
+    expected = [found.initial_radius, *found.radii]
+    np.testing.assert_allclose([known.initial_radius, *known.radii], expected, 1e-5)
     assert known.distinct == found.distinct
 
 
@@ -110,11 +111,11 @@ def test_distances_to_a_bank_stand_in_for_it(dtype, random_state):
 def test_radii_of_a_selection_that_goes_on_are_the_measured_ones(seed, kind, target):
     rows = KINDS[kind](np.random.default_rng(seed), n=100).astype(np.float32)
     bank = rows[:9]
-    chosen = farthest_first(rows, target, covered=bank, working_set=8)
+    chosen = farthest_first(rows, target, existing=bank, working_set=8)
     there = np.concatenate([bank, rows[chosen.indices]]).astype(np.float64)
     gaps = np.linalg.norm(rows.astype(np.float64)[:, None] - there, axis=2)  # [N, 9 + k]
     measured = np.minimum.accumulate(gaps, axis=1).max(0)[len(bank) - 1 :]
-    radii = [chosen.before, *chosen.radii]
+    radii = [chosen.initial_radius, *chosen.radii]
     np.testing.assert_allclose(radii, measured, rtol=1e-4, atol=3e-4 * gaps.max())
 
 
@@ -122,14 +123,14 @@ def test_radii_of_a_selection_that_goes_on_are_the_measured_ones(seed, kind, tar
 def test_going_on_from_the_first_picks_gives_the_next_ones(seed, first, more):
     rows = generic(np.random.default_rng(seed), 120, 6)
     whole = farthest_first(rows, first + more)
-    rest = farthest_first(rows, more, covered=rows[whole.indices[:first]])
+    rest = farthest_first(rows, more, existing=rows[whole.indices[:first]])
     np.testing.assert_array_equal(rest.indices, whole.indices[first:])
 
 
 def test_a_bank_that_has_every_row_leaves_nothing_to_pick(random_state):
     rows = generic(random_state)
-    rest = farthest_first(rows, 10, covered=rows)
-    assert (len(rest.indices), rest.before) == (0, 0)
+    rest = farthest_first(rows, 10, existing=rows)
+    assert (len(rest.indices), rest.initial_radius) == (0, 0)
 
 
 @given(
@@ -163,7 +164,7 @@ def test_single_precision_picks_as_double_on_generic_rows(
     kind, working_set, random_state, monkeypatch
 ):
     monkeypatch.setattr(coreset, "IN_CACHE", 0)
-    monkeypatch.setattr(coreset, "STRETCH_BYTES", 3200)
+    monkeypatch.setattr(blocks, "UPDATE_BYTES", 3200)
     rows = (5 + KINDS[kind](random_state, n=500, d=24)).astype(np.float32)
     target = distinct(rows) // 2
     chosen = farthest_first(rows, target, working_set=working_set)
@@ -272,9 +273,9 @@ def test_no_row_is_picked_that_is_closer_than_asked(in_cache, seed, least, going
     bank = rows[:7] if going_on else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coreset, "IN_CACHE", coreset.IN_CACHE if in_cache else 0)
-        whole = farthest_first(rows, 90, covered=bank, working_set=16)
-        part = farthest_first(rows, 90, covered=bank, working_set=16, least=least)
-    count = int((np.concatenate([[whole.before], whole.radii[:-1]]) >= least).sum())
+        whole = farthest_first(rows, 90, existing=bank, working_set=16)
+        part = farthest_first(rows, 90, existing=bank, working_set=16, min_distance=least)
+    count = int((np.concatenate([[whole.initial_radius], whole.radii[:-1]]) >= least).sum())
     np.testing.assert_array_equal(part.indices, whole.indices[:count])
     # the last one is measured, the others are the next picks' distances: they round differently
     np.testing.assert_allclose(part.radii, whole.radii[:count], rtol=1e-6)
@@ -284,13 +285,13 @@ def test_no_row_is_picked_that_is_closer_than_asked(in_cache, seed, least, going
 def test_fewer_distinct_rows_than_asked_gives_all_of_them_and_says_so(dtype, random_state):
     rows = random_state.integers(0, 4, size=(2000, 4)).astype(dtype)  # at most 256 distinct
     there = distinct(rows)
-    with pytest.warns(UserWarning, match=f"only {there} of 2000 are distinct"):
+    with pytest.warns(UserWarning, match=f"only {there} of 2000 rows are distinct"):
         picked = greedy_coreset_selection(rows, 1000)
     assert len(picked) == distinct(picked) == there
 
 
 def test_rows_are_told_apart_though_their_keys_collide(random_state, monkeypatch):
-    monkeypatch.setattr(copies, "_row_keys", lambda rows: (rows.sum(1) % 3).long())
+    monkeypatch.setattr(duplicates, "_row_hashes", lambda rows: (rows.sum(1) % 3).long())
     rows = random_state.integers(0, 4, size=(300, 3)).astype(np.float32)
     chosen = farthest_first(rows, distinct(rows))
     assert chosen.distinct == distinct(rows) == len(chosen.indices)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.models.coreset.blocks import farthest_first
+from src.models.coreset.selection import farthest_first
 from src.models.coreset.streaming import BoundedRows
 
 D = 6
@@ -46,11 +46,11 @@ def test_beyond_it_the_rows_held_keep_the_bound_and_the_radii_hold(bound, sizes,
     held = BoundedRows(bound * ROW, seed)
     for part in parts:
         held.add(part)
-        assert held.held <= bound
+        assert held.count <= bound
         assert held.rows.nbytes <= bound * ROW
-    selection = held.select(held.held)
+    selection = held.select(held.count)
     assert selection.seen == len(rows)
-    for k in {1, (held.held + 1) // 2, held.held}:
+    for k in {1, (held.count + 1) // 2, held.count}:
         measured = measured_radius(rows, selection.features[:k])
         assert measured <= float(selection.radii[k - 1]) * (1 + 1e-5) + 1e-5
     assert {tuple(row) for row in selection.features.tolist()} <= {tuple(r) for r in rows.tolist()}
@@ -60,7 +60,7 @@ def test_a_target_that_does_not_fit_is_said(caplog):
     held = filled([normal(100)], rows_held=20)
     with caplog.at_level(logging.WARNING, "src.models.coreset.streaming"):
         selection = held.select(50)
-    assert "a bank of 50 rows does not fit the memory bound" in caplog.text
+    assert "a bank of 50 rows exceeds the memory limit" in caplog.text
     assert len(selection.features) <= 20
 
 
@@ -80,14 +80,16 @@ def test_half_precision_rows_stay_so():
 
 def test_rows_of_another_dimension_or_dtype_are_refused():
     held = filled([normal(4)], rows_held=10)
-    with pytest.raises(ValueError, match=r"of 3 dimensions, those before were torch\.float32 of 6"):
+    with pytest.raises(
+        ValueError, match=r"with 3 dimensions, earlier ones were torch\.float32 with 6"
+    ):
         held.add(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"rows are torch.float16"):
         held.add(normal(4).half())
 
 
 def test_a_bound_below_two_rows_and_a_selection_from_nothing_are_refused():
-    with pytest.raises(ValueError, match="holds no two rows"):
+    with pytest.raises(ValueError, match="does not hold two rows"):
         BoundedRows(ROW, 0).add(normal(1))
     with pytest.raises(ValueError, match="no features to select from"):
         BoundedRows(ROW, 0).select(1)

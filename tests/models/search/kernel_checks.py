@@ -10,16 +10,12 @@ import sys
 import numpy as np
 import torch
 
-from src.models.coreset import blocks as coreset
-from src.models.coreset import duplicates as copies
-from src.models.coreset import sharding as shards
-from src.models.coreset import working_set
-from src.models.coreset.blocks import farthest_first
+from src.models.coreset import duplicates, selection, sharding, statistics, working_set
+from src.models.coreset.selection import farthest_first
 from src.models.coreset.sharding import Shards
-from src.models.search import distances as products
-from src.models.search import flat_index as nearest
-from src.models.search.distances import Centres, Frame
-from src.models.search.flat_index import FlatIndex, difference
+from src.models.search import distances, flat_index
+from src.models.search.distances import Centres, ProductScaling
+from src.models.search.flat_index import Exclusion, FlatIndex, paired_distances
 
 DTYPES = (torch.float32, torch.float16)
 
@@ -62,13 +58,13 @@ def rows_left_out_are_not_found(device):
             allowed = brute_force(queries, rows).masked_fill(without[group], torch.inf)
             for k in (1, 5):
                 expected = allowed.topk(k, largest=False)
-                squared, index = FlatIndex(rows).few(queries, k, without, group)
+                squared, index = FlatIndex(rows).k_nearest(queries, k, Exclusion(without, group))
                 assert torch.equal(index, expected.indices)
                 torch.testing.assert_close(squared, expected.values.float(), rtol=1e-5, atol=0)
-            squared, index = FlatIndex(rows).nearest(queries, without, group)
+            squared, index = FlatIndex(rows).nearest(queries, Exclusion(without, group))
             assert torch.equal(index, allowed.min(1).indices)
     everything = torch.ones(3, 300, dtype=torch.bool, device=device)
-    squared, index = FlatIndex(rows).nearest(queries, everything[:1], group * 0)
+    squared, index = FlatIndex(rows).nearest(queries, Exclusion(everything[:1], group * 0))
     assert torch.isinf(squared).all()
     assert (index < 300).all()
 
@@ -77,17 +73,19 @@ def a_rough_product_keeps_its_bound(device):
     for dtype in DTYPES:
         for d in (20, 200):
             queries, rows = (rows_of(n, d, n, dtype, device, 0.5) for n in (70, 300))
-            frames = [Frame.around(rows.float().mean(0), torch.tensor(30.0, device=device))]
-            if dtype in products.HALVES:
-                frames.append(Frame.as_it_is(d, rows.device))
-            for frame in frames:
-                centres = Centres(rows, frame)
-                affinity, _ = centres.rough(queries)
-                placed, others = (frame.place(each).double() for each in (queries, rows))
-                exact = placed @ others.T - (others * others).sum(1) / 2
+            reach = torch.tensor(30.0, device=device)
+            scalings = [ProductScaling.around(rows.float().mean(0), reach)]
+            if dtype in distances.HALF_DTYPES:
+                scalings.append(ProductScaling.identity(d, rows.device))
+            for scaling in scalings:
+                centres = Centres(rows, scaling)
+                affinity, _ = centres.approximate(queries)
+                scaled, others = (scaling.apply(each).double() for each in (queries, rows))
+                exact = scaled @ others.T - (others * others).sum(1) / 2
                 tiles = [slice(at, at + centres.tile) for at in range(0, 300, centres.tile)]
                 best = torch.stack([exact[:, tile].max(1).values for tile in tiles])
-                assert ((affinity - best).abs() <= centres.error(*frame.lengths(queries))).all()
+                bound = centres.error_bound(*scaling.norms(queries))
+                assert ((affinity - best).abs() <= bound).all()
 
 
 def a_difference_takes_any_index(device):
@@ -96,7 +94,7 @@ def a_difference_takes_any_index(device):
     picked = torch.arange(40, device=device).flip(0)
     for column in index.unbind(1):
         expected = (queries[picked].double() - rows[column].double()).square().sum(1)
-        found = difference(queries, rows, column, picked)
+        found = paired_distances(queries, rows, column, picked)
         torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=0)
 
 
@@ -104,7 +102,7 @@ def copies_are_found(device):
     for dtype in (*DTYPES, torch.float64):
         rows = rows_of(50, 20, 0, dtype, device)[torch.arange(200, device=device) % 50]
         rows[60], rows[70] = 0.0, -0.0
-        found = copies.copies(Shards(rows), 120).sort().values.tolist()
+        found = duplicates.find_duplicates(Shards(rows), 120).sort().values.tolist()
         assert found == sorted({*range(50, 200), 20} - {120, 60})
 
 
@@ -132,7 +130,7 @@ def a_selection_goes_on_from_a_bank(device):
         while len(picks) < 50:
             picks.append(int(distances.argmax()))
             distances = torch.minimum(distances, (wide - wide[picks[-1]]).square().sum(1))
-        chosen = farthest_first(rows, 50, covered=bank, working_set=32)
+        chosen = farthest_first(rows, 50, existing=bank, working_set=32)
         assert chosen.indices.tolist() == picks
         assert abs(chosen.radii[-1] - float(distances.max().sqrt())) < 1e-5
 
@@ -149,9 +147,9 @@ CHECKS = [
 ]
 
 if __name__ == "__main__":
-    for module in (products, nearest, coreset, working_set, shards, copies):
+    for module in (distances, flat_index, statistics, working_set, sharding, duplicates):
         vars(module)["uses_kernels"] = lambda rows: True
-    coreset.IN_CACHE = 0
+    selection.IN_CACHE = 0
     for check in CHECKS:
         check("cpu")
         print(check.__name__)

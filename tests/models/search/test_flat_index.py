@@ -1,4 +1,4 @@
-"""The one kernel for distances, against brute force in float64."""
+"""Nearest-neighbour search against brute force in float64."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from src.models.search import distances as products
 from src.models.search import flat_index as search
 from src.models.search.distances import tiles
-from src.models.search.flat_index import FlatIndex, nearest
+from src.models.search.flat_index import Exclusion, FlatIndex
 
 
 def brute_force(queries, rows):
@@ -24,9 +24,8 @@ def normal(*shape, seed=0, dtype=torch.float32):
 def small_tiles(monkeypatch):
     monkeypatch.setattr(products, "TILE_ROWS", 7)
     monkeypatch.setattr(products, "TILE_CENTRES", 5)
-    monkeypatch.setattr(search, "CHUNK_ROWS", 17)
     monkeypatch.setattr(search, "RESULT_BYTES", 1000)
-    monkeypatch.setattr(search, "REFINED_ROWS", 3)
+    monkeypatch.setattr(search, "PAIRED_ROWS", 3)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -35,7 +34,7 @@ def small_tiles(monkeypatch):
 def test_distance_and_index_are_those_of_brute_force(dtype, offset):
     queries = normal(33, 20, seed=1, dtype=dtype) + offset
     rows = normal(46, 20, seed=2, dtype=dtype) + offset
-    distances, indices = nearest(queries, rows)
+    distances, indices = FlatIndex(rows).nearest(queries)
     expected = brute_force(queries, rows).min(1)
     assert (distances.dtype, indices.dtype) == (torch.float32, torch.int64)
     torch.testing.assert_close(distances, expected.values.float(), rtol=1e-5, atol=0)
@@ -46,7 +45,7 @@ def test_distance_and_index_are_those_of_brute_force(dtype, offset):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_row_is_at_distance_zero_from_itself_across_tile_borders(dtype):
     rows = 5 + normal(50, 16, dtype=dtype)
-    distances, indices = nearest(rows, rows)
+    distances, indices = FlatIndex(rows).nearest(rows)
     assert (distances == 0).all()
     assert torch.equal(indices, torch.arange(50))
 
@@ -57,7 +56,7 @@ def test_ties_give_a_row_at_the_least_distance(m, n, d, seed):
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-2, 3, (m, d), generator=generator).float()
     rows = torch.randint(-2, 3, (n, d), generator=generator).float()
-    distances, indices = nearest(queries, rows)
+    distances, indices = FlatIndex(rows).nearest(queries)
     expected = brute_force(queries, rows)
     assert torch.equal(distances.double(), expected.min(1).values)
     assert torch.equal(expected[torch.arange(m), indices], expected.min(1).values)
@@ -69,7 +68,7 @@ def test_a_group_of_queries_never_finds_the_rows_it_leaves_out(k):
     queries, rows = normal(30, 8, seed=1), normal(40, 8, seed=2)
     group = torch.arange(30) % 3
     without = torch.arange(40)[None] % 4 == torch.arange(3)[:, None]
-    distances, indices = FlatIndex(rows).few(queries, k, without, group)
+    distances, indices = FlatIndex(rows).k_nearest(queries, k, Exclusion(without, group))
     allowed = brute_force(queries, rows).masked_fill(without[group], torch.inf)
     expected = allowed.sort(1)
     torch.testing.assert_close(distances, expected.values[:, :k].float())
@@ -83,28 +82,26 @@ def test_a_group_s_nearest_row_is_none_that_it_leaves_out(shared):
     group = torch.arange(30) % 3
     without = torch.arange(40)[None] % 4 == torch.arange(3)[:, None]
     without[:, 7] |= shared
-    distances, indices = FlatIndex(rows).nearest(queries, without, group)
+    distances, indices = FlatIndex(rows).nearest(queries, Exclusion(without, group))
     expected = brute_force(queries, rows).masked_fill(without[group], torch.inf).min(1)
     torch.testing.assert_close(distances, expected.values.float())
     assert torch.equal(indices, expected.indices)
 
 
 def test_with_every_row_left_out_distances_are_infinite():
-    everything, group = torch.ones(1, 5, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    everything = Exclusion(torch.ones(1, 5, dtype=torch.bool), torch.zeros(3, dtype=torch.int64))
     index, queries = FlatIndex(normal(5, 4)), normal(3, 4)
-    assert torch.isinf(index.few(queries, 2, everything, group)[0]).all()
-    assert torch.isinf(index.nearest(queries, everything, group)[0]).all()
+    assert torch.isinf(index.k_nearest(queries, 2, everything)[0]).all()
+    assert torch.isinf(index.nearest(queries, everything)[0]).all()
 
 
-def test_no_rows_and_other_dimensions_are_refused():
-    with pytest.raises(ValueError, match="there are no rows"):
-        nearest(normal(3, 4), normal(0, 4))
+def test_queries_of_another_dimension_are_refused():
     with pytest.raises(ValueError, match=r"queries are \(3, 4\), rows have 5 dim"):
-        nearest(normal(3, 4), normal(3, 5))
+        FlatIndex(normal(3, 5)).nearest(normal(3, 4))
 
 
 def test_no_queries_give_no_distances():
-    distances, indices = nearest(normal(0, 4), normal(3, 4))
+    distances, indices = FlatIndex(normal(3, 4)).nearest(normal(0, 4))
     assert len(distances) == len(indices) == 0
 
 

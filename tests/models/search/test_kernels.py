@@ -10,9 +10,9 @@ import kernel_checks
 import pytest
 import torch
 
-from src.models.coreset import blocks as coreset
+from src.models.coreset import selection as coreset
 from src.models.coreset import sharding as shards
-from src.models.coreset.blocks import farthest_first
+from src.models.coreset.selection import farthest_first
 
 ROOT = Path(__file__).parents[3]
 
