@@ -19,7 +19,7 @@ from fl.cli.sweep import sweep
 from fl.cli.terminal import errors
 from src.errors import UserError
 
-typer.core.HAS_RICH = False  # plain help: Rich's would double the time of `fedpatchcore --help`
+typer.core.HAS_RICH = False  # plain help: importing Rich's doubles the time of --help
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (demo, simulate, sweep, report, audit, certs, predict, evaluate, settings):
     app.command()(command)
@@ -28,7 +28,7 @@ app.add_typer(datasets, name="data")
 
 
 def main() -> None:
-    """Run the CLI; what a person can act on is said in a sentence, not in a traceback."""
+    """Run the CLI. Print failures that the user can act on without a traceback."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()

@@ -8,18 +8,23 @@ from rich.table import Table
 
 from fl.cli.terminal import Device, Weights, console, model_options
 
-SHOWN = 20  # scores that predict prints; scores.csv holds all
+SHOWN = 20  # highest scores to print; scores.csv has all
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="a model.safetensors")],
-    images: Annotated[list[Path], typer.Argument(help="images, or folders of them")],
+    model: Annotated[Path, typer.Argument(help="a model.safetensors file")],
+    images: Annotated[list[Path], typer.Argument(help="image files or folders")],
     out: Annotated[Path, typer.Option(help="folder for maps, overlays and scores.csv")],
-    object_: Annotated[str | None, typer.Option("--object", help="whose bank, of several")] = None,
+    object_: Annotated[
+        str | None, typer.Option("--object", help="object whose bank to use, if there are several")
+    ] = None,
     weights: Weights = None,
     device: Device = "",
 ) -> None:
-    """Score images with a model: anomaly maps, overlays and scores.csv."""
+    """Score images with a model.
+
+    It writes anomaly maps, overlays and scores.csv.
+    """
     from fl.results.predictions import find_images, write_predictions
     from src.models import PatchCore
 

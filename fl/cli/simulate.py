@@ -1,4 +1,4 @@
-"""fedpatchcore demo and simulate: a federation on this machine."""
+"""fedpatchcore demo and simulate: run a federation on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ Engine = Annotated[str | None, typer.Option(help="ray (Flower's simulation engin
 
 
 def demo(out: Out = None, engine: Engine = None, set_: Sets = []) -> None:  # noqa: B006
-    """A whole federated round on generated images: nothing to prepare, no network needed."""
+    """Run a demo: one round on generated images."""
     from fl.config import CHECKOUT
 
     simulate(CHECKOUT / "configs" / "demo.toml", set_, out, engine)
@@ -25,7 +25,10 @@ def simulate(
     engine: Engine = None,
     resume: Resume = None,
 ) -> None:
-    """Run a federation on this machine: fit, merge, broadcast, evaluate, report."""
+    """Run a federation on this machine.
+
+    It fits the clients, merges and broadcasts their banks, evaluates, and writes a report.
+    """
     from fl.cli.progress import ProgressView
     from fl.engines.launch import launch
 

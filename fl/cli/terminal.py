@@ -1,9 +1,8 @@
-"""What the commands share: their options, the settings they resolve, the tables they print."""
+"""Options, settings and tables that several commands share."""
 
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,22 +14,26 @@ from rich.table import Table
 from src.errors import UserError
 
 if TYPE_CHECKING:
-    from fl.config import Scalar, Settings
-
+    from fl.config import Settings
 
 console = Console()
 errors = Console(stderr=True)
 
-Config = Annotated[Path | None, typer.Argument(help="TOML file of settings")]
-Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting")]
+Config = Annotated[Path | None, typer.Argument(help="TOML file with settings")]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="set one setting; see fedpatchcore settings"),
+]
 Out = Annotated[
-    Path | None, typer.Option(help="run directory; made anew below outputs/ if left out")
+    Path | None, typer.Option(help="run directory; by default a new one below outputs/")
 ]
 Resume = Annotated[
-    Path | None, typer.Option(help="run directory to go on in, from its merged bank")
+    Path | None, typer.Option(help="run directory of an interrupted run to continue")
 ]
-Weights = Annotated[Path | None, typer.Option(help="the weights file the model was made with")]
-Device = Annotated[str, typer.Option(help="cuda or cpu; by default a GPU where there is one")]
+Weights = Annotated[
+    Path | None, typer.Option(help="backbone weights file that the model was made with")
+]
+Device = Annotated[str, typer.Option(help="cuda or cpu; by default cuda if there is a GPU")]
 
 
 def resolve(
@@ -41,13 +44,18 @@ def resolve(
     resume: Path | None = None,
     clients: int | None = None,
 ) -> Settings:
-    """Settings of a run: defaults, the file's, --set, and the options, in that order.
+    """Settings of a run: the defaults, overridden by the file, --set and the options, in turn.
 
-    `resume` names a run directory, whose settings and place are taken; `clients` is their number
-    where nothing else says it.
+    Args:
+        config: TOML file.
+        assignments: `key=value` words of --set.
+        out, engine: values of these options.
+        resume: run directory to continue, with its settings.
+        clients: number of clients if no source sets it.
 
     Raises:
-        ConfigError: settings that cannot be used.
+        ConfigError: the settings are invalid.
+        UserError: `resume` comes with a file or a run directory.
     """
     from fl.config import (
         CLIENTS,
@@ -62,24 +70,25 @@ def resolve(
 
     if resume:
         if config or out:
-            raise UserError("--resume takes settings and place of the run: name no others")
+            raise UserError(
+                "--resume uses the settings and directory of that run: leave out CONFIG and --out"
+            )
         config, out, assignments = resume / CONFIG, resume, [*assignments, "resume=true"]
-    given: dict[str, Scalar] = default_settings()
-    given |= read_config(config) if config else {}
-    given |= parse_assignments(assignments)
+    flat = default_settings() | (read_config(config) if config else {})
+    flat |= parse_assignments(assignments)
     if engine:
-        given["engine"] = engine
+        flat["engine"] = engine
     if out:
-        given["out"] = str(out)
-    given["out"] = given["out"] or new_folder(config.stem if config else "run")
-    given["clients"] = given["clients"] or (CLIENTS if clients is None else clients)
-    settings = check_settings(with_absolute_paths(given))
-    protocol_class(settings)  # refuses settings that the protocol cannot run with
+        flat["out"] = str(out)
+    flat["out"] = flat["out"] or new_folder(config.stem if config else "run")
+    flat["clients"] = flat["clients"] or (CLIENTS if clients is None else clients)
+    settings = check_settings(with_absolute_paths(flat))
+    protocol_class(settings)  # checks what the protocol requires of them
     return settings
 
 
 def show_partition(settings: Settings) -> None:
-    """Print who holds which training images; refuse data that cannot be divided so."""
+    """Print how many training images each client has."""
     from fl.setup.data import open_split, partition_data
     from src.data.partition import partition_table
 
@@ -91,12 +100,12 @@ def show_partition(settings: Settings) -> None:
     table = Table("client", *columns, "all", box=None)
     for client, row in enumerate(counts):
         table.add_row(str(client), *(str(n or "·") for n in row), str(sum(row)))
-    console.print(title, highlight=False)  # a table would break it to its own width
+    console.print(title, highlight=False)  # as the table's own title, it would wrap
     console.print(table)
 
 
 def show_results(folder: Path) -> None:
-    """Print the final table of a run and where its files are."""
+    """Print the final metrics of a run and the path of its report."""
     from fl.server.replies import display_name
     from fl.workspace.directory import METRICS
     from src.reporting.run.summary import headline, summary_table
@@ -104,24 +113,24 @@ def show_results(folder: Path) -> None:
     metrics = json.loads((folder / METRICS).read_text())
     console.print(summary_table(metrics))
     console.print(headline(metrics), highlight=False)
-    for left_out in metrics["refused"]:
-        said = f"{display_name(left_out['client'])} was left out: {left_out['reason']}"
-        errors.print(said, style="red", markup=False, highlight=False)
+    for refusal in metrics["refused"]:
+        message = f"{display_name(refusal['client'])} was left out: {refusal['reason']}"
+        errors.print(message, style="red", markup=False, highlight=False)
     console.print(f"[bold]{folder / 'report.html'}[/]", soft_wrap=True)
 
 
 def absolute(path: str | Path) -> str:
-    """A path from the root on; ~ is the user's home."""
-    return str(Path(os.path.expanduser(path)).absolute())
+    """The path as an absolute one; ~ is the user's home."""
+    return str(Path(path).expanduser().absolute())
 
 
 def new_folder(name: str) -> str:
-    """A place below outputs/ that nothing has yet."""
+    """A new folder below outputs/, named by the time."""
     return str(Path("outputs").absolute() / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def model_options(device: str, weights: Path | None) -> dict:
-    """What the options say of a model's device and weights."""
+    """Keyword arguments of `PatchCore.load` for the options --device and --weights."""
     import torch
 
     return {

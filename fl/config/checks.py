@@ -1,4 +1,4 @@
-"""Checks of settings: each alone, then those that do not go together."""
+"""Checks of settings: each by itself, then in combination."""
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping
@@ -11,15 +11,15 @@ NO_CODEBOOK = (
     "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
     "epsilon; set privacy.mechanism = dp_gaussian"
 )
-RENAMED = {  # settings of earlier versions, and their present names
+RENAMED = {  # settings of earlier versions -> their names now
     "data.even-light": "data.normalize-brightness",
     "privacy.donated": "data.public-holdout",
 }
 NO_LIMIT = (
-    "no setting any more, since nobody set it; the limits and parts of dp_gaussian are fields of "
-    "GaussianSettings in src/privacy/mechanisms/gaussian.py"
+    "removed; the clipping limits and budget parts of dp_gaussian are fields of GaussianSettings "
+    "in src/privacy/mechanisms/gaussian.py"
 )
-REMOVED = {  # settings of earlier versions, and what to use instead
+REMOVED = {  # settings of earlier versions -> what to use instead
     "merge.components": "removed; set merge.encoding = int8 to send fewer bytes",
     "privacy.cells": NO_CODEBOOK,
     "privacy.lloyd-rounds": NO_CODEBOOK,
@@ -44,28 +44,28 @@ REMOVED_VALUES = {
 }
 
 
-def check_settings(given: Mapping[str, object]) -> Settings:
-    """Settings from a full flat mapping.
+def check_settings(flat: Mapping[str, object]) -> Settings:
+    """Settings from a mapping that has every key.
 
     Raises:
-        ConfigError: unknown keys, values out of range, or settings that do not go together; all
-            of them in one message.
+        ConfigError: unknown or missing keys, invalid values or contradictions; one message lists
+            them all.
     """
     try:
-        settings = Settings.model_validate(dict(given))
+        settings = Settings.model_validate(dict(flat))
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(e) for e in error.errors())) from None
-    problems = list(_disagreements(settings))
+        raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
+    problems = list(_contradictions(settings))
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
 
 
-def _disagreements(s: Settings) -> Iterable[str]:
+def _contradictions(s: Settings) -> Iterable[str]:
     if s.partition_kind == "attribute" and not s.partition_column and not s.partition_file:
-        yield "partition.column: name the metadata column that partition.kind = attribute goes by"
+        yield "partition.column: name the metadata column for partition.kind = attribute"
     if s.resume and not s.out:
-        yield "resume: name the run directory to go on from, as out"
+        yield "resume: set out to the run directory to continue"
     if s.clients and s.min_clients > s.clients:
         yield f"min-clients = {s.min_clients}: there are only {s.clients} clients"
     if s.data_shared and s.data_kind != "synthetic" and not s.data_root:
@@ -75,22 +75,22 @@ def _disagreements(s: Settings) -> Iterable[str]:
             "model.scope = object: with partition.kind = category no two clients share an object, "
             "so there is nothing to merge; set model.scope = shared"
         )
-    yield from _privacy_disagreements(s)
+    yield from _privacy_contradictions(s)
 
 
-def _privacy_disagreements(s: Settings) -> Iterable[str]:
+def _privacy_contradictions(s: Settings) -> Iterable[str]:
     mechanism = s.privacy_mechanism
     if mechanism != "none" and s.privacy_noise == "seed" and not s.data_shared:
         yield (
-            "privacy.noise = seed: whoever knows the seed can take such noise off again; it is for "
+            "privacy.noise = seed: anybody who knows the seed can remove the noise; use it in "
             "simulations only"
         )
     if mechanism == "none":
         return
     if (s.privacy_unit == "group") != bool(s.privacy_group):
         yield (
-            "privacy.group: with privacy.unit = group, and only then, name the metadata column "
-            "whose values make groups"
+            "privacy.group: name the metadata column that forms the groups if privacy.unit = "
+            "group, and leave it empty otherwise"
         )
     if s.data_public_holdout and not (s.data_shared and s.data_train_images):
         yield (
@@ -98,7 +98,7 @@ def _privacy_disagreements(s: Settings) -> Iterable[str]:
             "images are drawn from what that leaves out"
         )
     if s.data_public_holdout and s.privacy_public_dir:
-        yield "privacy.public-dir, data.public-holdout: name one source of public images"
+        yield "privacy.public-dir, data.public-holdout: set one of them, not both"
 
 
 def explain_unknown(key: str, candidates: Collection[str] = FIELDS) -> str:
@@ -111,7 +111,7 @@ def explain_unknown(key: str, candidates: Collection[str] = FIELDS) -> str:
     return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _sentence(error: Mapping) -> str:
+def _explain(error: Mapping) -> str:
     key = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return explain_unknown(key)

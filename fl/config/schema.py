@@ -1,7 +1,8 @@
 """The settings of a run: one flat list of keys, each with its type, bounds and description.
 
 The same keys serve `flwr run --run-config`, configs/*.toml and `--set key=value`. The defaults
-stand in pyproject.toml, where Flower reads them. `fedpatchcore settings` prints all of it.
+stand in pyproject.toml, where Flower reads them. `fedpatchcore settings` prints all of it, and
+docs/reference/settings.md is its output: the length of this file is that of the descriptions.
 """
 
 from __future__ import annotations
@@ -95,17 +96,18 @@ Affects = Literal["result", "repetition", "nothing"]
 
 
 def _setting(key: str, description: str, affects: Affects = "result", **bounds: Any) -> Any:
-    """A setting, and what a run with another value of it is.
+    """Declare a setting.
 
-    Another experiment ("result"); a repetition of the same experiment, with another seed, on
-    another machine or reported otherwise ("repetition"); or the same run, elsewhere ("nothing").
+    `affects` says what a run with another value is: another experiment ("result"); the same
+    experiment with another seed, on another machine or with other reports ("repetition"); or the
+    same run in another place ("nothing").
     """
     extra: dict[str, Any] = {"affects": affects}
     return Field(alias=key, description=description, json_schema_extra=extra, **bounds)
 
 
 class Settings(BaseModel):
-    """A run's settings, checked."""
+    """The checked settings of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -407,12 +409,12 @@ class Settings(BaseModel):
 
     @property
     def image_scale(self) -> float:
-        """Factor on the images' own sides."""
+        """Factor by which the images' own sides are multiplied."""
         match = OWN_SIZE.fullmatch(self.data_image_size)
         return float(match[1]) if match and match[1] else 1.0
 
     def flat(self) -> dict[str, Scalar]:
-        """The settings by key, as a run config takes them."""
+        """The settings by key, in the form of Flower's run config."""
         return self.model_dump(by_alias=True)
 
 
@@ -420,11 +422,11 @@ FIELDS = {str(field.alias): field for field in Settings.model_fields.values()}  
 
 
 def affects(key: str) -> Affects:
-    """What a setting affects; an unknown one, of another version, the result."""
+    """What a setting affects; settings of other versions count as affecting the result."""
     extra = FIELDS[key].json_schema_extra if key in FIELDS else None
     return extra["affects"] if isinstance(extra, dict) else "result"  # type: ignore[return-value]
 
 
 def identity(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The settings that tell a run from another one; its result depends on no others."""
+    """The settings that a run's result or report depends on: equal for two runs that are one."""
     return {key: value for key, value in settings.items() if affects(key) != "nothing"}

@@ -8,14 +8,14 @@ from typing import get_args
 from fl.config.schema import FIELDS, ConfigError, PathSetting, Scalar
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CLIENTS = 4  # simulated where clients = 0
+CLIENTS = 4  # of a simulation with clients = 0
 
 
 def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
     """Every key with its default, from pyproject.toml.
 
     Raises:
-        ConfigError: the package does not stand in a checkout.
+        ConfigError: the package is not installed from a checkout.
     """
     path = checkout / "pyproject.toml"
     if not path.is_file():
@@ -26,10 +26,10 @@ def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
 
 
 def read_config(path: Path) -> dict[str, Scalar]:
-    """Settings of a TOML file by key; nested tables become dotted keys.
+    """Settings of a TOML file by dotted key.
 
     Raises:
-        ConfigError: no such file, one that cannot be read, not TOML, or a value that is a list.
+        ConfigError: the file is missing, unreadable or not TOML, or a value is no setting.
     """
     return flatten_settings(read_toml(path))
 
@@ -38,7 +38,7 @@ def read_toml(path: Path) -> dict[str, object]:
     """The tables of a TOML file.
 
     Raises:
-        ConfigError: no such file, one that cannot be read, or not TOML.
+        ConfigError: the file is missing, unreadable or not TOML.
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -54,18 +54,18 @@ def flatten_settings(table: Mapping[str, object]) -> dict[str, Scalar]:
     """Nested tables as dotted keys.
 
     Raises:
-        ConfigError: a value that no setting has.
+        ConfigError: a value is a list, a date or the like.
     """
     flat: dict[str, Scalar] = {}
-    for name, value in leaves(table):
+    for key, value in leaves(table):
         if not isinstance(value, get_args(Scalar)):
-            raise ConfigError(f"{name}: a setting is a text, a number or true/false, not {value!r}")
-        flat[name] = value
+            raise ConfigError(f"{key}: a setting is a text, a number or true/false, not {value!r}")
+        flat[key] = value
     return flat
 
 
 def leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys of nested tables, and what stands there."""
+    """Dotted keys and values of nested tables."""
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{prefix}{key}.")
@@ -74,10 +74,10 @@ def leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
-    """`key=value` words as settings; a value that is not TOML is taken as text.
+    """`key=value` words as settings. A value that is not TOML is text.
 
     Raises:
-        ConfigError: a word without `=`.
+        ConfigError: a word has no `=`.
     """
     settings: dict[str, Scalar] = {}
     for word in assignments:
@@ -92,7 +92,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
 
 
 def with_absolute_paths(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Settings whose paths are absolute, because the apps run in a folder of their own."""
+    """Settings with every path made absolute from the current folder."""
     absolute = dict(settings)
     for key, value in settings.items():
         for mark in FIELDS[key].metadata if key in FIELDS else ():

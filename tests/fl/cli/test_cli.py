@@ -51,7 +51,7 @@ def test_a_run_goes_on_in_its_run_directory_with_its_own_settings(cli, small, tm
     assert json.loads((out / "metrics.json").read_text())["config"]["resume"] is True
     assert "resume = false" in (out / "config.toml").read_text()  # run again, it begins anew
     said = cli("simulate", "--resume", out, "--out", tmp_path / "other").sentence()
-    assert "--resume takes settings and place of the run" in said
+    assert "--resume uses the settings and directory of that run" in said
     said = cli("simulate", "--resume", tmp_path / "none").sentence()
     assert f"configuration file {tmp_path / 'none' / 'config.toml'} does not exist" in said
 
@@ -241,8 +241,8 @@ def test_every_command_and_option_has_help(cli, command: str) -> None:
 def test_help_of_positional_arguments_shows_in_80_columns(cli, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     words = " ".join(cli("predict", "--help").out.split())
-    assert "a model.safetensors" in words
-    assert "images, or folders of them" in words
+    assert "a model.safetensors file" in words
+    assert "image files or folders" in words
 
 
 def test_no_command_shows_what_there_is(cli) -> None:

@@ -435,7 +435,7 @@ def test_public_holdout_is_disjoint_from_the_private_images(settings) -> None:
     ("changes", "message"),
     [
         ({"data__train_images": 0}, "needs a simulation that sets data.train-images"),
-        ({"privacy__public_dir": "/somewhere"}, "name one source"),
+        ({"privacy__public_dir": "/somewhere"}, "set one of them, not both"),
     ],
 )
 def test_impossible_public_holdout_is_refused(private, changes, message: str) -> None:

@@ -205,7 +205,7 @@ def test_images_that_cannot_be_read_fail_their_runs_only(cli, written, parts, tm
 def test_a_folder_that_holds_a_sweep_is_not_written_over(cli, written, tmp_path) -> None:
     (tmp_path / "out/runs").mkdir(parents=True)
     ended = cli("sweep", written(), "--out", tmp_path / "out")
-    assert "holds a sweep already" in ended.sentence()
+    assert "already contains a sweep" in ended.sentence()
     assert "name the sweep's folder" in cli("sweep", written(), "--resume").sentence()
 
 
