@@ -206,7 +206,7 @@ def test_a_folder_that_holds_a_sweep_is_not_written_over(cli, written, tmp_path)
     (tmp_path / "out/runs").mkdir(parents=True)
     ended = cli("sweep", written(), "--out", tmp_path / "out")
     assert "already contains a sweep" in ended.sentence()
-    assert "name the sweep's folder" in cli("sweep", written(), "--resume").sentence()
+    assert "name the folder of the sweep" in cli("sweep", written(), "--resume").sentence()
 
 
 def test_jobs_are_bound_by_cpus_and_runs(written, monkeypatch) -> None:
