@@ -1,7 +1,7 @@
-"""A round over deployed roles on this machine: seconds, bytes on the wire, memory of each role.
+"""Measure a deployed round on one machine: seconds, bytes on the wire, memory of each role.
 
-Two SuperNodes of drawn parts with TLS, whose bytes pass through a counter. Banks are made by
-wide_resnet50_2 with random weights at 224 pixels: 784 patches of 1,536 dimensions an image.
+Two SuperNodes with synthetic images connect over TLS through a byte counter. Features come from
+wide_resnet50_2 with random weights at 224 pixels: 784 patches of 1,536 dimensions per image.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from benchmarks.common import device_name, report
-from fl.config.schema import CHECKOUT, check_settings, default_settings
+from fl.config import CHECKOUT, check_settings, default_settings
 from fl.deployment.certificates import make_certificates
 from fl.deployment.plan import DeploymentPlan
 from fl.deployment.registration import known_nodes
@@ -31,9 +31,9 @@ from src.data import write_synthetic
 
 PATCHES, DIM = 784, 1536
 DEADLINE = 1500.0
-INTERVAL = 0.1  # seconds between two looks at the processes' memory
-PIECE = 2**16
-# what a process's command line holds -> whose it is; the first that fits counts
+INTERVAL = 0.1  # seconds between samples of the processes' memory
+CHUNK = 2**16
+# part of a process's command line -> its role; the first match counts
 ROLES = {
     "flwr-clientapp": "ClientApp",
     "flwr-serverapp": "ServerApp",
@@ -44,10 +44,10 @@ ROLES = {
 
 
 class Counter:
-    """Passes TCP connections on to a port of this machine, and counts their bytes."""
+    """Forward TCP connections to a local port and count their bytes."""
 
     def __init__(self, port: int) -> None:
-        self.to, self.up, self.down = port, 0, 0
+        self.target, self.up, self.down = port, 0, 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -55,70 +55,70 @@ class Counter:
     def _accept(self) -> None:
         with suppress(OSError):  # closed
             while True:
-                here, _ = self.listener.accept()
-                there = socket.create_connection(("127.0.0.1", self.to))
-                for source, sink, name in ((here, there, "up"), (there, here, "down")):
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                for source, sink, name in ((client, server, "up"), (server, client, "down")):
                     threading.Thread(
-                        target=self._pass, args=(source, sink, name), daemon=True
+                        target=self._forward, args=(source, sink, name), daemon=True
                     ).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, name: str) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, name: str) -> None:
         with suppress(OSError):
-            while piece := source.recv(PIECE):
-                setattr(self, name, getattr(self, name) + len(piece))
-                sink.sendall(piece)
+            while chunk := source.recv(CHUNK):
+                setattr(self, name, getattr(self, name) + len(chunk))
+                sink.sendall(chunk)
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
 
 class Memory:
-    """The largest resident memory of any process of each role, below some processes."""
+    """Peak resident memory of a single process of each role, among `pids` and their children."""
 
     def __init__(self, pids: list[int]) -> None:
         self.pids, self.peak = pids, defaultdict(int)
-        self.over = threading.Event()
+        self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def stop(self) -> dict[str, float]:
-        """MiB by role."""
-        self.over.set()
+        """Stop sampling and return MiB by role."""
+        self.stopped.set()
         self.thread.join()
         return {role: round(size / 2**20) for role, size in sorted(self.peak.items())}
 
     def _watch(self) -> None:
-        while not self.over.wait(INTERVAL):
+        while not self.stopped.wait(INTERVAL):
             for pid in self.pids:
                 with suppress(psutil.Error):
                     root = psutil.Process(pid)
                     for process in [root, *root.children(recursive=True)]:
-                        self._note(process)
+                        self._record(process)
 
-    def _note(self, process: psutil.Process) -> None:
+    def _record(self, process: psutil.Process) -> None:
         with suppress(psutil.Error):
-            words = " ".join(process.cmdline()[:3])
-            for mark, role in ROLES.items():
-                if mark in words:
+            command = " ".join(process.cmdline()[:3])
+            for name, role in ROLES.items():
+                if name in command:
                     self.peak[role] = max(self.peak[role], process.memory_info().rss)
                     return
 
 
 def main() -> None:
-    """Start the roles, run once, print a line a figure and the JSON."""
+    """Start the roles, run once, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000, help="that each client sends")
+    parser.add_argument("--rows", type=int, default=20_000, help="rows that each client sends")
     parser.add_argument("--images", type=int, default=60, help="training images of each client")
     parser.add_argument("--nodes", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fpc-") as folder:
-        found = measure(Path(folder), args.rows, args.images, args.nodes)
+        metrics = measure(Path(folder), args.rows, args.images, args.nodes)
     device = device_name("cuda" if torch.cuda.is_available() else "cpu")
-    report(f"{args.nodes} nodes on one machine", found.pop("peak"), {"device": device, **found})
+    report(f"{args.nodes} nodes on one machine", metrics.pop("peak"), {"device": device, **metrics})
 
 
 def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
-    """The figures of one run; the roles live and die in `folder`."""
+    """Return the metrics of one run, with all state of the roles in `folder`."""
     make_certificates(folder / "certs", ["localhost"], range(nodes))
     homes = [folder / "server", *(folder / f"home-{i}" for i in range(nodes))]
     certs, link = str(folder / "certs"), free_port()
@@ -169,7 +169,7 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
 
 
 def settings(folder: Path, out: Path, rows: int, images: int, nodes: int) -> dict:
-    """A run whose clients send `rows` each, twice their share."""
+    """Return settings by which each client sends `rows` rows, twice its share."""
     return check_settings(
         default_settings()
         | {

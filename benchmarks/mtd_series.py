@@ -1,9 +1,9 @@
-"""Magnetic Tile Defects, split so that no surface lies on both sides.
+"""Split Magnetic Tile Defects by surface, so that no surface is in both training and test.
 
-Its normal images are series: one surface, shot under up to six exposures, with numbers that follow
-each other. Where a split is drawn by images, most test surfaces have been seen in training. This
-writes the same images, as links, with whole series in training or in test, and their series in
-metadata.csv, as groups for privacy.group.
+The normal images form series: one surface under up to six exposures, with consecutive numbers. In a
+random split by image, most test surfaces also occur in training. This script links the same images
+into a new folder with whole series in training or in test. The series are in metadata.csv, as
+groups for privacy.group.
 
     python benchmarks/mtd_series.py DATA OUT --seed 0
 """
@@ -11,45 +11,43 @@ metadata.csv, as groups for privacy.group.
 import argparse
 import csv
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 NUMBER = re.compile(r"num_(\d+)")
-GAP, LARGE_GAP = 60, 1000  # numbers apart, from which on another surface may, and must, begin
+# from these differences between numbers, a new series can begin, or always begins
+GAP, LARGE_GAP = 60, 1000
 
 
-def series_of(images: list[tuple[int, int]]) -> list[int]:
-    """The series of each image (number, exposure), which are in the order of their numbers.
+def assign_series(images: list[tuple[int, int]]) -> list[int]:
+    """Return the series of each image (number, exposure); images are sorted by number.
 
-    A series goes on as long as the exposure rises or the numbers lie close together.
+    A series continues while the exposure rises or the numbers are close.
     """
-    found, current = [], 0
-    for i, (number, exposure) in enumerate(images):
-        if i:
-            before, last = images[i - 1]
-            gap = number - before
-            current += gap > LARGE_GAP or (exposure <= last and gap >= GAP)
-        found.append(current)
-    return found
+    series = [0]
+    for (previous, previous_exposure), (number, exposure) in pairwise(images):
+        gap = number - previous
+        is_new = gap > LARGE_GAP or (exposure <= previous_exposure and gap >= GAP)
+        series.append(series[-1] + is_new)
+    return series
 
 
 def split_by_series(data: Path, out: Path, train: int, seed: int) -> None:
-    """Write the split: whole series, in the seed's order, until training has `train` images."""
+    """Put whole series, in random order, into training up to `train` images, then into test."""
     with (data / "metadata.csv").open() as file:
         rows = list(csv.DictReader(file))
     normal = [row for row in rows if row["label"] == "good"]
     normal.sort(key=number_of)
-    series = series_of([(number_of(row), int(row["exposure"])) for row in normal])
+    series = assign_series([(number_of(row), int(row["exposure"])) for row in normal])
     order = np.random.default_rng(seed).permutation(max(series) + 1)
-    members = {s: [r for r, of in zip(normal, series, strict=True) if of == s] for s in order}
-    written, held = [], 0
-    for s, images in members.items():
-        split = "train" if held < train else "test"
-        held += len(images)
-        for row in images:
+    written: list[dict[str, str]] = []
+    for number in order:
+        split = "train" if len(written) < train else "test"
+        for row in (row for row, s in zip(normal, series, strict=True) if s == number):
             path = f"{split}/good/{Path(row['path']).name}"
-            written.append(row | {"path": path, "split": split, "series": f"{s:03d}"})
+            written.append(row | {"path": path, "split": split, "series": f"{number:03d}"})
             link(data / row["path"], out / path)
     for row in rows:
         if row["label"] != "good":
@@ -62,19 +60,19 @@ def split_by_series(data: Path, out: Path, train: int, seed: int) -> None:
         writer.writeheader()
         writer.writerows(written)
     count = sum(row["split"] == "train" for row in written)
-    print(f"{out}: {len(members)} series, {count} training images, {len(written) - count} others")
+    print(f"{out}: {len(order)} series, {count} training and {len(written) - count} test images")
 
 
 def number_of(row: dict[str, str]) -> int:
-    """The number in an image's file name."""
-    found = NUMBER.search(row["path"])
-    if not found:
-        raise SystemExit(f"{row['path']} has no number: this is not the data set in MVTec layout")
-    return int(found[1])
+    """Return the number in the file name of an image."""
+    match = NUMBER.search(row["path"])
+    if not match:
+        raise SystemExit(f"{row['path']} has no number: name the data set in MVTec layout")
+    return int(match[1])
 
 
 def link(source: Path, target: Path) -> None:
-    """Link a file, whatever was there."""
+    """Link to a file, replacing what is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     target.symlink_to(source.resolve())
@@ -82,9 +80,9 @@ def link(source: Path, target: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--train", type=int, default=600)
+    parser.add_argument("data", type=Path, help="Magnetic Tile Defects in MVTec layout")
+    parser.add_argument("out", type=Path, help="folder for the new split")
+    parser.add_argument("--train", type=int, default=600, help="least number of training images")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    split_by_series(given.data, given.out, given.train, given.seed)
+    args = parser.parse_args()
+    split_by_series(args.data, args.out, args.train, args.seed)

@@ -1,13 +1,13 @@
-"""A whole round by its stages: clients extract and select, the server merges, clients calibrate.
+"""Time the stages of a round: clients extract and select, the server merges, clients calibrate.
 
     python -m benchmarks.round [--clients 8] [--images 1000] [--side 224] [--fraction 0.01]
         [--oversample 6] [--backbone wide_resnet50_2] [--files] [--device cuda]
 
-The round's own functions, one client after another on one device, without Flower in between. The
-images are synthetic and all different; they lie in memory or, with --files, in PNG files. The
-backbone's weights are random. Checks that every client's patches lie within the radius that the
-merge certifies. Prints the seconds of each stage, images a second beside the backbone's own
-forward pass, and one JSON line last.
+Runs the functions of a round without Flower, one client after another on one device. The synthetic
+images are all different; they are in memory or, with --files, in PNG files. The backbone has random
+weights. Checks that every client's patches lie within the radius that the merge certifies. Prints
+the seconds of each stage, images per second next to those of the backbone's forward pass alone, and
+a JSON line at the end.
 """
 
 import argparse
@@ -25,20 +25,23 @@ from torch import Tensor
 
 from benchmarks.common import check_device, device_name, median_seconds, report, wait
 from src.data.dataset import read_image
-from src.federated.candidates import calibrate_with, code_bank, find_candidates
-from src.federated.codec import Coding
-from src.federated.merge import merge_banks
+from src.federated.calibration import calibrate
+from src.federated.candidates import encode_bank, find_candidates
+from src.federated.merge import merge_coresets
 from src.federated.types import ClientBank
 from src.models.extraction import BATCH_PIXELS
 from src.models.patchcore import PatchCore
 
 
-class Synthetic:
-    """Images [3, S, S] that no other client has.
+class SyntheticImages:
+    """Random images [3, S, S] of one client.
 
     Args:
-        client: seeds them.
-        folder: where to put them as files, which are then decoded whenever one is asked for.
+        client: the seed.
+        images: number of images.
+        side: S.
+        folder: where to write the images as files, which are decoded at each access; None keeps
+            them in memory.
     """
 
     def __init__(self, client: int, images: int, side: int, folder: Path | None = None) -> None:
@@ -59,8 +62,8 @@ class Synthetic:
         return (self[i] for i in range(len(self)))
 
 
-class Stages:
-    """Seconds by stage, all clients' together."""
+class StageTimer:
+    """Seconds by stage, summed over clients."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -68,7 +71,7 @@ class Stages:
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Add what happens inside to a stage."""
+        """Add the time of the block to a stage."""
         wait(self.device)
         started = time.perf_counter()
         yield
@@ -77,8 +80,8 @@ class Stages:
 
 
 def main() -> None:
-    """Run, check, print."""
-    args = arguments()
+    """Run a warm-up round and a timed round, and print the result."""
+    args = parse_arguments()
     model = PatchCore(
         args.backbone,
         device=args.device,
@@ -88,10 +91,10 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) if args.files else None
-        warm_up = [Synthetic(client, args.warm_up, args.side, folder) for client in (-1, -2)]
-        one_round(model, warm_up, args)
-        clients = [Synthetic(c, args.images, args.side, folder) for c in range(args.clients)]
-        banks, seconds = one_round(model, clients, args)
+        warm_up = [SyntheticImages(client, args.warm_up, args.side, folder) for client in (-1, -2)]
+        run_round(model, warm_up, args)
+        clients = [SyntheticImages(c, args.images, args.side, folder) for c in range(args.clients)]
+        banks, seconds = run_round(model, clients, args)
     total, rate = sum(seconds.values()), args.clients * args.images / seconds["extract"]
     forward = forward_rate(model, args.side)
     report(
@@ -103,10 +106,10 @@ def main() -> None:
             "images_in": "files" if args.files else "memory",
             "seconds": total,
             "largest": max(seconds, key=lambda stage: seconds[stage]),
-            "patches": sum(bank.holding.patches for bank in banks.values()),
+            "patches": sum(bank.stats.patches for bank in banks.values()),
             "rows_sent": sum(len(bank.features) for bank in banks.values()),
             "bytes_sent": sum(2 * bank.features.size for bank in banks.values()),
-            "rows_merged": sum(bank.holding.share for bank in banks.values()),
+            "rows_merged": sum(bank.stats.share for bank in banks.values()),
             "images_a_second": rate,
             "forward_images_a_second": forward,
             "extraction_over_forward": rate / forward,
@@ -114,37 +117,41 @@ def main() -> None:
     )
 
 
-def one_round(
+def run_round(
     model: PatchCore, clients: list[Any], args: argparse.Namespace
 ) -> tuple[dict[int, ClientBank], dict[str, float]]:
-    """What each client sends, and seconds by stage.
+    """Return the bank that each client sends, and the seconds by stage.
 
     Raises:
         SystemExit: a patch lies outside the radius that the merge certifies.
     """
-    stages, banks = Stages(args.device), {}
+    timer, banks = StageTimer(args.device), {}
     for client, images in enumerate(clients):
-        with stages.time("alone"):  # extraction by itself, to tell it from the selection
+        with timer.time("extract"):
             for _ in model.embed(images):
                 pass
-        with stages.time("both"):
-            found = find_candidates(model, images, args.oversample)
-            coded = code_bank(found, len(found.rows), Coding("float16"), found.own().radius)
-            banks[client] = coded.bank
-    alone, both = stages.seconds.pop("alone"), stages.seconds.pop("both")
-    stages.seconds.update({"extract": alone, "select": both - alone})
-    with stages.time("merge"):
-        merged = merge_banks(banks, device=model.device)
+        with timer.time("extract and select"):
+            candidates = find_candidates(model, images, args.oversample)
+            share_radius = candidates.local_bank().radius
+            banks[client] = encode_bank(
+                candidates, len(candidates.rows), "float16", share_radius
+            ).bank
+    both = timer.seconds.pop("extract and select")
+    timer.seconds["select"] = both - timer.seconds["extract"]
+    with timer.time("merge"):
+        merged = merge_coresets(banks, device=model.device)
     for images in clients:
-        with stages.time("calibrate"):
-            farthest = calibrate_with(model, merged.features, images).radius
-        if farthest > 1.001 * merged.radius_bound:
-            raise SystemExit(f"a patch lies {farthest} away, beyond {merged.radius_bound}")
-    return banks, stages.seconds
+        with timer.time("calibrate"):
+            model.set_memory_bank(merged.features)
+            radius = calibrate(model, images).radius
+        if radius > 1.001 * merged.certificate.radius_bound:
+            bound = merged.certificate.radius_bound
+            raise SystemExit(f"a patch is {radius} from the merged bank, beyond the bound {bound}")
+    return banks, timer.seconds
 
 
 def forward_rate(model: PatchCore, side: int) -> float:
-    """Images a second through the backbone alone, in the precision and batches that we use."""
+    """Return images per second of the backbone alone, with the precision and batch of a round."""
     device = model.device
     images = torch.rand(max(1, BATCH_PIXELS // side**2), 3, side, side, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -157,8 +164,8 @@ def forward_rate(model: PatchCore, side: int) -> float:
     return len(images) / median_seconds(forward, str(device), 20)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--images", type=int, default=1000)
@@ -167,7 +174,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--oversample", type=float, default=6.0)
     parser.add_argument("--backbone", default="wide_resnet50_2")
     parser.add_argument("--files", action="store_true", help="decode images from PNG files")
-    parser.add_argument("--warm-up", type=int, default=300, help="images of a round before")
+    parser.add_argument(
+        "--warm-up", type=int, default=300, help="images of an untimed round before"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     check_device(args.device)

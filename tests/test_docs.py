@@ -68,10 +68,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_quotes_are_straight(page: Path) -> None:
-    lines = page.read_text("utf-8").splitlines()
-    assert not [line for line in lines if any(mark in line for mark in GUILLEMETS)]
+def test_quotes_are_straight() -> None:
+    code = [
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".toml")
+    ]
+    texts = {name_of(path): path.read_text("utf-8") for path in [*PAGES, *code] if path.is_file()}
+    assert not [name for name, text in texts.items() if any(mark in text for mark in GUILLEMETS)]
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
@@ -153,7 +158,7 @@ def is_command(line: str) -> bool:
         path = f"{path} {words.pop(0)}".strip()
     is_group = any(name.startswith(f"{path} ") for name in names) or not path
     unknown = bool(words) and is_group and words[0].islower() and words[0].isalpha()
-    return not unknown and set(options) <= names.get(path, set())
+    return not unknown and set(options) <= names.get(path, set()) | {"--help"}
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fl.config.schema import Settings
+from fl.config import Settings
 from src.data import InspectionDataset
 from src.evaluation.metrics import image_metrics
 from src.federated.candidates import Stage

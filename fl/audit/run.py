@@ -24,7 +24,7 @@ from fl.audit.bank import (
 )
 from fl.audit.inversion import invert_bank
 from fl.client.node import PARTITION
-from fl.config.schema import ConfigError, Settings, check_settings, default_settings, read_config
+from fl.config import ConfigError, Settings, check_settings, default_settings, read_config
 from fl.server.checkpoint import MODEL
 from fl.server.ledger_store import ANSWERS, read_answers
 from fl.server.ledger_store import LEDGER as LEDGER_FILE

@@ -1,20 +1,22 @@
 """fedpatchcore audit: what a run's bank gives away, beside what the run claims."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from fl.cli.terminal import console, errors
-from fl.config.schema import ConfigError
-from src.federated.candidates import Stage
-from src.models.patchcore import Progress
+from src.errors import UserError
 from src.reporting.formats import figure
+
+if TYPE_CHECKING:
+    from src.federated.candidates import Stage
+    from src.models.patchcore import Progress
 
 RUNS = 20_000
 
@@ -42,7 +44,7 @@ def audit(
     ] = None,
 ) -> None:
     """Attack a finished run: who was in, is its claim true, what does its bank show."""
-    from fl.audit.run import (  # torch takes a while
+    from fl.audit.run import (
         audit_run,
         open_finished,
         subjects_of,
@@ -52,7 +54,7 @@ def audit(
 
     place = out or (folder / "embedding-noise" if embedding_noise else folder)
     if place.exists() and not place.is_dir():
-        raise ConfigError(f"--out: {place} is a file; name a folder")
+        raise UserError(f"--out: {place} is a file; name a folder")
     run = open_finished(folder)
     subjects = subjects_of(run, public, seed)
     if embedding_noise:
@@ -67,6 +69,9 @@ def audit(
 
 @contextmanager
 def _bars() -> Iterator[Stage]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
     columns = (TextColumn("{task.description:<24}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Bars(*columns, TimeElapsedColumn(), console=errors) as bars:
 

@@ -1,14 +1,14 @@
 """fedpatchcore deploy: start the roles of a deployment as local processes, and run on them."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import platformdirs
-import torch
 import typer
 from rich.table import Table
 
-from fl.cli.progress import ProgressView
 from fl.cli.terminal import (
     Config,
     Out,
@@ -20,13 +20,11 @@ from fl.cli.terminal import (
     show_partition,
     show_results,
 )
-from fl.config.schema import ConfigError, Scalar
-from fl.deployment.plan import DeploymentPlan
-from fl.deployment.registration import known_nodes, register_nodes, unregister_node
-from fl.deployment.roles import down, read_roles, superlink_of, up
-from fl.deployment.run import deploy, submit_to
-from fl.engines.control import SuperLinkAddress
-from fl.setup.data import open_split
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from fl.config import Scalar
+    from fl.engines.control import SuperLinkAddress
 
 HOME = Path(platformdirs.user_state_dir("fedpatchcore")) / "deployment"
 PORT = 8000
@@ -55,10 +53,14 @@ def run(
     resume: Resume = None,
 ) -> None:
     """Start a SuperLink and SuperNodes on this machine, run once, and stop them."""
+    from fl.cli.progress import ProgressView
+    from fl.deployment.run import deploy
+    from fl.setup.data import open_split
+
     own = [f"clients={len(data) or nodes}", f"data.shared={str(not data).lower()}"]
     settings = resolve(config, [*set_, *([] if resume else own)], out, resume=resume)
     if len(data) != (0 if settings.data_shared else settings.clients):
-        raise ConfigError(
+        raise UserError(
             f"--resume: that run had {settings.clients} nodes with data of their own; give as many "
             "--data options, in the same order"
         )
@@ -87,11 +89,14 @@ def up_(
     home: Home = HOME,
 ) -> None:
     """Start roles on this machine and leave them running; see status, submit and down."""
+    from fl.deployment.plan import DeploymentPlan
+    from fl.deployment.roles import up
+
     count = len(data) or nodes
     configs: list[dict[str, Scalar]] = [{"partition-id": first + i} for i in range(count)]
     for node, root in zip(configs, data, strict=False):
         if not root.is_dir():
-            raise ConfigError(f"--data {root} is not a folder")
+            raise UserError(f"--data {root} is not a folder")
         node["data-root"] = absolute(root)
     home = Path(absolute(home))
     folder = absolute(certs) if certs else ""
@@ -102,6 +107,8 @@ def up_(
 @deployed.command("down")
 def down_(home: Home = HOME) -> None:
     """Stop the roles that `up` started on this machine."""
+    from fl.deployment.roles import down
+
     ended = down(home)
     console.print(f"stopped: {', '.join(ended)}" if ended else "nothing was running")
 
@@ -109,6 +116,9 @@ def down_(home: Home = HOME) -> None:
 @deployed.command()
 def status(home: Home = HOME) -> None:
     """Show the roles on this machine and the nodes that the SuperLink knows."""
+    from fl.deployment.registration import known_nodes
+    from fl.deployment.roles import read_roles, superlink_of
+
     table = Table("role", "state", "pid", "MiB", "port", box=None)
     for role in read_roles(home):
         process = role.process()
@@ -132,6 +142,8 @@ def status(home: Home = HOME) -> None:
 @deployed.command()
 def admit(superlink: Address = "", certs: LinkCerts = None, home: Home = HOME) -> None:
     """Register the nodes whose public keys are in the SuperLink's folder of certificates."""
+    from fl.deployment.registration import register_nodes
+
     new = register_nodes(_superlink(home, superlink, certs))
     console.print(f"registered: {', '.join(new)}" if new else "all keys are registered already")
 
@@ -144,6 +156,8 @@ def expel(
     home: Home = HOME,
 ) -> None:
     """Disconnect a node for good: the SuperLink never accepts its key again."""
+    from fl.deployment.registration import unregister_node
+
     unregister_node(_superlink(home, superlink, certs), name)
     console.print(f"{name} is unregistered; its key stays refused")
 
@@ -159,6 +173,10 @@ def submit(
     resume: Resume = None,
 ) -> None:
     """Run once on a SuperLink that is up; works on its machine and leaves the results there."""
+    from fl.cli.progress import ProgressView
+    from fl.deployment.registration import known_nodes
+    from fl.deployment.run import submit_to
+
     address = _superlink(home, superlink, certs)
     online = [node for node in known_nodes(address) if node.status == ONLINE]
     own = ["data.shared=false", *set_]
@@ -172,15 +190,20 @@ def submit(
 
 def gpus_here() -> list[str]:
     """The GPUs of this machine, as CUDA_VISIBLE_DEVICES numbers them."""
+    import torch
+
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
 def _superlink(home: Path, address: str, certs: Path | None) -> SuperLinkAddress:
+    from fl.deployment.roles import superlink_of
+    from fl.engines.control import SuperLinkAddress
+
     if address:
         return SuperLinkAddress(address, absolute(certs) if certs else "")
     superlink = superlink_of(home)
     if superlink is None:
-        raise ConfigError(
+        raise UserError(
             f"no SuperLink was started from {home}: run `fedpatchcore deploy up` first, or name "
             "one with --superlink"
         )

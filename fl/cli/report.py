@@ -1,16 +1,20 @@
 """fedpatchcore report: one page of one or many runs, with tables and figures for a paper."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from fl.cli.terminal import console, errors
-from fl.config.schema import ConfigError
-from src.reporting.study.study import Group, Study, StudyError, read_study
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from src.reporting.study.study import Group, Study
 
 
 def report(
@@ -20,15 +24,16 @@ def report(
     ] = None,
 ) -> None:
     """A page of one or many runs: statistics over seeds, tables and figures."""
-    from src.reporting.study.page import lead, write_study  # matplotlib takes a while
+    from src.reporting.study.page import lead, write_study
+    from src.reporting.study.study import StudyError, read_study
 
     try:
         study = read_study(paths)
     except StudyError as error:
-        raise ConfigError(str(error)) from None
+        raise UserError(str(error)) from None
     folder = out or paths[0] / "report"
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out: {folder} is a file; name a folder")
+        raise UserError(f"--out: {folder} is a file; name a folder")
     page = write_study(folder, study)
     console.print("image AUROC ± half a 95 % interval over seeds", highlight=False)
     console.print(_shown(study.groups))

@@ -1,46 +1,39 @@
-"""What the commands share: their options, the settings they resolve, the tables they print."""
+"""Options, settings and tables that several commands share."""
+
+from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from fl.config.schema import (
-    ConfigError,
-    Scalar,
-    Settings,
-    check_settings,
-    default_settings,
-    parse_assignments,
-    read_config,
-)
-from fl.server.protocols import protocol_class
-from fl.server.replies import display_name
-from fl.setup.data import open_split, partition_data
-from fl.workspace.directory import CONFIG, METRICS
-from src.data.partition import partition_table
-from src.reporting.run.summary import headline, summary_table
+from src.errors import UserError
 
-CLIENTS = 4  # simulated where clients = 0
-PATHS = ("data.root", "cache.dir", "partition.file", "out", "evaluate.baseline-dir")
+if TYPE_CHECKING:
+    from fl.config import Settings
 
 console = Console()
 errors = Console(stderr=True)
 
-Config = Annotated[Path | None, typer.Argument(help="TOML file of settings")]
-Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting")]
+Config = Annotated[Path | None, typer.Argument(help="TOML file with settings")]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="set one setting; see fedpatchcore settings"),
+]
 Out = Annotated[
-    Path | None, typer.Option(help="run directory; made anew below outputs/ if left out")
+    Path | None, typer.Option(help="run directory; by default a new one below outputs/")
 ]
 Resume = Annotated[
-    Path | None, typer.Option(help="run directory to go on in, from its merged bank")
+    Path | None, typer.Option(help="run directory of an interrupted run to continue")
 ]
+Weights = Annotated[
+    Path | None, typer.Option(help="backbone weights file that the model was made with")
+]
+Device = Annotated[str, typer.Option(help="cuda or cpu; by default cuda if there is a GPU")]
 
 
 def resolve(
@@ -49,44 +42,56 @@ def resolve(
     out: Path | None,
     engine: str | None = None,
     resume: Path | None = None,
-    clients: int = CLIENTS,
+    clients: int | None = None,
 ) -> Settings:
-    """Settings of a run: defaults, the file's, --set, and the options, in that order.
+    """Settings of a run: the defaults, overridden by the file, --set and the options, in turn.
 
-    `resume` names a run directory, whose settings and place are taken; `clients` is their number
-    where nothing else says it.
+    Args:
+        config: TOML file.
+        assignments: `key=value` words of --set.
+        out, engine: values of these options.
+        resume: run directory to continue, with its settings.
+        clients: number of clients if no source sets it.
 
     Raises:
-        ConfigError: settings that cannot be used.
+        ConfigError: the settings are invalid.
+        UserError: `resume` comes with a file or a run directory.
     """
+    from fl.config import (
+        CLIENTS,
+        check_settings,
+        default_settings,
+        parse_assignments,
+        read_config,
+        with_absolute_paths,
+    )
+    from fl.server.protocols import protocol_class
+    from fl.workspace.directory import CONFIG
+
     if resume:
         if config or out:
-            raise ConfigError("--resume takes settings and place of the run: name no others")
+            raise UserError(
+                "--resume uses the settings and directory of that run: leave out CONFIG and --out"
+            )
         config, out, assignments = resume / CONFIG, resume, [*assignments, "resume=true"]
-    given: dict[str, Scalar] = default_settings()
-    given |= read_config(config) if config else {}
-    given |= parse_assignments(assignments)
+    flat = default_settings() | (read_config(config) if config else {})
+    flat |= parse_assignments(assignments)
     if engine:
-        given["engine"] = engine
+        flat["engine"] = engine
     if out:
-        given["out"] = str(out)
-    given["out"] = given["out"] or new_folder(config.stem if config else "run")
-    given["clients"] = given["clients"] or clients
-    settings = check_settings(with_absolute_paths(given))
-    protocol_class(settings)  # refuses settings that the protocol cannot run with
+        flat["out"] = str(out)
+    flat["out"] = flat["out"] or new_folder(config.stem if config else "run")
+    flat["clients"] = flat["clients"] or (CLIENTS if clients is None else clients)
+    settings = check_settings(with_absolute_paths(flat))
+    protocol_class(settings)  # checks what the protocol requires of them
     return settings
 
 
-def with_absolute_paths(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Settings as the apps need them, which run in a folder of their own."""
-    paths = [key for key in PATHS if given.get(key)]
-    if given.get("model.weights") not in (None, "", "random"):
-        paths.append("model.weights")
-    return {**given, **{key: absolute(str(given[key])) for key in paths}}
-
-
 def show_partition(settings: Settings) -> None:
-    """Print who holds which training images; refuse data that cannot be divided so."""
+    """Print how many training images each client has."""
+    from fl.setup.data import open_split, partition_data
+    from src.data.partition import partition_table
+
     data = open_split(settings)
     partition = partition_data(settings, data, settings.clients)
     by = partition.column or None
@@ -95,26 +100,40 @@ def show_partition(settings: Settings) -> None:
     table = Table("client", *columns, "all", box=None)
     for client, row in enumerate(counts):
         table.add_row(str(client), *(str(n or "·") for n in row), str(sum(row)))
-    console.print(title, highlight=False)  # a table would break it to its own width
+    console.print(title, highlight=False)  # as the table's own title, it would wrap
     console.print(table)
 
 
 def show_results(folder: Path) -> None:
-    """Print the final table of a run and where its files are."""
+    """Print the final metrics of a run and the path of its report."""
+    from fl.server.replies import display_name
+    from fl.workspace.directory import METRICS
+    from src.reporting.run.summary import headline, summary_table
+
     metrics = json.loads((folder / METRICS).read_text())
     console.print(summary_table(metrics))
     console.print(headline(metrics), highlight=False)
-    for left_out in metrics["refused"]:
-        said = f"{display_name(left_out['client'])} was left out: {left_out['reason']}"
-        errors.print(said, style="red", markup=False, highlight=False)
+    for refusal in metrics["refused"]:
+        message = f"{display_name(refusal['client'])} was left out: {refusal['reason']}"
+        errors.print(message, style="red", markup=False, highlight=False)
     console.print(f"[bold]{folder / 'report.html'}[/]", soft_wrap=True)
 
 
 def absolute(path: str | Path) -> str:
-    """A path from the root on; ~ is the user's home."""
-    return str(Path(os.path.expanduser(path)).absolute())
+    """The path as an absolute one; ~ is the user's home."""
+    return str(Path(path).expanduser().absolute())
 
 
 def new_folder(name: str) -> str:
-    """A place below outputs/ that nothing has yet."""
+    """A new folder below outputs/, named by the time."""
     return str(Path("outputs").absolute() / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def model_options(device: str, weights: Path | None) -> dict:
+    """Keyword arguments of `PatchCore.load` for the options --device and --weights."""
+    import torch
+
+    return {
+        "device": device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        "weights": weights,
+    }

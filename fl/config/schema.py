@@ -1,66 +1,48 @@
-"""Settings: one flat list of keys, their meaning and bounds. Defaults stand in pyproject.toml.
+"""The settings of a run: one flat list of keys, each with its type, bounds and description.
 
-The same keys serve `flwr run --run-config`, configs/*.toml and `fedpatchcore simulate --set`.
+The same keys serve `flwr run --run-config`, configs/*.toml and `--set key=value`. The defaults
+stand in pyproject.toml, where Flower reads them. `fedpatchcore settings` prints all of it, and
+docs/reference/settings.md is its output: the length of this file is that of the descriptions.
 """
 
-import difflib
+from __future__ import annotations
+
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+)
+from pydantic_core.core_schema import no_info_after_validator_function
 
-from src.federated.codec import Encoding
-from src.privacy.ledger import Adjacency, Unit
-from src.privacy.mechanisms.config import Plan
+from src.errors import UserError
+
+if TYPE_CHECKING:
+    from src.privacy.mechanisms.config import Plan
 
 Scalar = str | int | float | bool
 
 OWN_SIZE = re.compile(r"own(?:\*((?:0|[1-4])?\.?\d+))?")
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-NO_CODEBOOK = (
-    "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
-    "epsilon; set privacy.mechanism = dp_gaussian"
-)
-NO_LIMIT = (
-    "no setting any more, since nobody set it; the limits and parts of dp_gaussian are fields of "
-    "GaussianSettings in src/privacy/mechanisms/gaussian.py"
-)
-REMOVED = {  # settings of earlier versions, and what to use instead
-    "privacy.cells": NO_CODEBOOK,
-    "privacy.lloyd-rounds": NO_CODEBOOK,
-    "privacy.residual-limit": NO_CODEBOOK,
-    "privacy.gaussian-part": NO_CODEBOOK,
-    "privacy.weights-part": NO_CODEBOOK,
-    "privacy.mean-limit": NO_LIMIT,
-    "privacy.near-limit": NO_LIMIT,
-    "privacy.square-limit": NO_LIMIT,
-    "privacy.centre-part": NO_LIMIT,
-    "privacy.near-part": NO_LIMIT,
-    "privacy.threshold-part": NO_LIMIT,
-}
-REMOVED_MECHANISMS = {
-    "dp_codebook": NO_CODEBOOK,
-    "dp_gauss_codebook": NO_CODEBOOK,
-    "legacy_embedding_noise": (
-        "noise on single vectors protects no image, so it is no mechanism; to see what it gives "
-        "away, set privacy.mechanism = none and use fedpatchcore audit RUN_DIR --embedding-noise"
-    ),
-}
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
-class ConfigError(ValueError):
-    """Settings that cannot be used; the message names key, value and what is allowed."""
+class ConfigError(UserError, ValueError):
+    """Settings that cannot be used; the message names the key, the value and what is allowed."""
 
 
 def _image_size(text: str) -> str:
     parts = text.lower().split("x")
-    sides = len(parts) <= 2 and all(p.isdigit() and int(p) >= 32 for p in parts)
-    if not sides and not OWN_SIZE.fullmatch(text):
+    is_size = len(parts) <= 2 and all(p.isdigit() and int(p) >= 32 for p in parts)
+    if not is_size and not OWN_SIZE.fullmatch(text):
         raise ValueError(
             'must be a side in pixels such as "256", "HxW" from 32x32 up, "own", or a multiple of '
             'that such as "own*0.75"'
@@ -69,145 +51,329 @@ def _image_size(text: str) -> str:
 
 
 def _layers(text: str) -> str:
-    from src.models.backbone import layer_stride  # and with it torch: not for a health check
-
-    strides = [layer_stride(layer) for layer in text.split(",")]
-    if strides != sorted(set(strides)):
+    layers = text.split(",")
+    for layer in layers:
+        if layer not in LAYERS:
+            raise ValueError(f"layer {layer!r} is unknown: layer1, layer2, layer3 and layer4 exist")
+    if layers != sorted(set(layers)):
         raise ValueError("must name distinct layers, shallowest first, such as layer2,layer3")
     return text
 
 
-def _absolute(text: str) -> str:
-    if text and not Path(text).is_absolute():
-        raise ValueError("must be an absolute path: the apps run in a folder of their own")
-    return text
+@dataclass(frozen=True)
+class PathSetting:
+    """Marks a setting as a path, which may be empty or one of some keywords instead.
 
+    The path must be absolute, because the apps run in a folder of their own.
+    """
 
-def _mechanism(name: str) -> str:
-    if name in REMOVED_MECHANISMS:
-        raise ValueError(REMOVED_MECHANISMS[name])
-    return name
+    keywords: tuple[str, ...] = ()
+
+    def absolute(self, text: str) -> str:
+        """The text as an absolute path; ~ is the user's home."""
+        if self._is_path(text):
+            return str(Path(text).expanduser().absolute())
+        return text
+
+    def _is_path(self, text: str) -> bool:
+        return bool(text) and text not in self.keywords
+
+    def _check(self, text: str) -> str:
+        if self._is_path(text) and not Path(text).is_absolute():
+            others = "".join(f" or {word}" for word in self.keywords)
+            raise ValueError(f"must be an absolute path{others}, or empty")
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return no_info_after_validator_function(self._check, handler(source))
 
 
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+AbsolutePath = Annotated[str, PathSetting()]
 
 
-def _key(name: str, **bounds: object) -> Any:
-    return Field(alias=name, **bounds)  # type: ignore[call-overload]
+Affects = Literal["result", "repetition", "nothing"]
+
+
+def _setting(key: str, description: str, affects: Affects = "result", **bounds: Any) -> Any:
+    """Declare a setting.
+
+    `affects` says what a run with another value is: another experiment ("result"); the same
+    experiment with another seed, on another machine or with other reports ("repetition"); or the
+    same run in another place ("nothing").
+    """
+    extra: dict[str, Any] = {"affects": affects}
+    return Field(alias=key, description=description, json_schema_extra=extra, **bounds)
 
 
 class Settings(BaseModel):
-    """A run's settings, checked."""
+    """The checked settings of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = _key("seed", ge=0, lt=2**32)
-    # clients of the federation; 0: as many as there are nodes. Of these, as many as min-clients
-    # (0: all) must come through; timeout bounds each exchange, in seconds.
-    clients: int = _key("clients", ge=0)
-    min_clients: int = _key("min-clients", ge=0)
-    timeout: int = _key("timeout", ge=1)
-    # in rounds after the first, clients send only what the merged bank does not cover yet
-    num_server_rounds: int = _key("num-server-rounds", ge=1, le=1000)
-    # ray: Flower's simulation engine; inline: this process, one client after another
-    engine: Literal["ray", "inline"] = _key("engine")
-    cpus_per_client: int = _key("cpus-per-client", ge=1)
-    gpus_per_client: float = _key("gpus-per-client", ge=0)
-    # the run directory; "": one made below cache.dir
-    out: AbsolutePath = _key("out")
-    # go on from the merged bank that an earlier run left in `out`
-    resume: bool = _key("resume")
-
-    data_kind: Literal["synthetic", "autovi", "folder", "visa"] = _key("data.kind")
-    data_root: AbsolutePath = _key("data.root")
-    # comma-separated, or all
-    data_objects: str = _key("data.objects", min_length=1)
-    # of each object at most so many training images, drawn by the seed; 0: all
-    data_train_images: int = _key("data.train-images", ge=0)
-    # side of a square, HxW, own, or a multiple of own such as own*0.75; then a centre crop of that
-    # side (0: none)
-    data_image_size: Annotated[Text, AfterValidator(_image_size)] = _key("data.image-size")
-    data_crop: int = _key("data.crop", ge=0)
-    # bring brightness and contrast of all images to the same values
-    data_even_light: bool = _key("data.even-light")
-    # true: server and clients see one data root, partitioned among the clients (simulation);
-    # false: each node holds its own, named by data-root in its node config (deployment)
-    data_shared: bool = _key("data.shared")
-
-    partition_kind: Literal["iid", "category", "attribute", "dirichlet", "quantity"] = _key(
-        "partition.kind"
+    seed: int = _setting(
+        "seed",
+        "Seed of the partition, of every selection and of all simulated noise.",
+        affects="repetition",
+        ge=0,
+        lt=2**32,
     )
-    # metadata column for attribute, and for dirichlet in place of the category
-    partition_column: str = _key("partition.column")
-    partition_alpha: float = _key("partition.alpha", gt=0)
-    # training images each client gets at least
-    partition_minimum: int = _key("partition.minimum", ge=0)
-    # a partition.json to use as it is
-    partition_file: AbsolutePath = _key("partition.file")
-
-    # object: one bank an object; shared: one bank for all
-    model_scope: Literal["object", "shared"] = _key("model.scope")
-    model_backbone: str = _key("model.backbone", min_length=1)
-    model_layers: Annotated[str, AfterValidator(_layers)] = _key("model.layers")
-    # "": the published (or packaged) weights; random; or an absolute path of a local file
-    model_weights: str = _key("model.weights")
-    # a fraction: 0.1 keeps one patch in ten
-    model_coreset_percentage: float = _key("model.coreset-percentage", gt=0, le=1)
-    # b of the score's re-weighting; 1: off
-    model_neighbors: int = _key("model.neighbors", ge=1)
-    # rows of patches along each side of an image that do not count in its score
-    model_border: int = _key("model.border", ge=0)
-    # that features may take while a client selects; 0: 2048 on a CPU, 60 % of a GPU's free memory
-    model_memory_limit_mb: int = _key("model.memory-limit-mb", ge=0)
-    # what a round does (fl/server/protocols). coreset: clients send coresets of what the bank
-    # does not cover, and it grows by an equal part; exact: they send the farthest patches, and it
-    # becomes the bank that centralized selection makes
-    merge_protocol: str = _key("merge.protocol", min_length=1)
-    # rows that the clients send in all rounds together, as a multiple of the merged bank's
-    merge_oversample: float = _key("merge.oversample", ge=1)
-    # who sends how many of them in the first round; later ones go by radius
-    merge_budget: Literal["proportional", "radius"] = _key("merge.budget")
-    # how rows travel
-    merge_encoding: Encoding = _key("merge.encoding")
-    # what one client may send at most; more is refused before it is looked at
-    merge_max_rows: int = _key("merge.max-rows", ge=1)
-    merge_max_mb: int = _key("merge.max-mb", ge=1)
-
-    # local and centralized beside federated; centralized needs data.shared
-    evaluate_baselines: bool = _key("evaluate.baselines")
-    evaluate_false_alarm_rate: float = _key("evaluate.false-alarm-rate", gt=0, lt=1)
-    evaluate_maps: bool = _key("evaluate.maps")
-    # a folder where centralized baselines are kept, for other runs of the same data and model
-    evaluate_baseline_dir: AbsolutePath = _key("evaluate.baseline-dir")
-
-    # none; or dp_gaussian: bounds what each record tells, sums, and lets the server add noise
-    privacy_mechanism: Annotated[Literal["none", "dp_gaussian"], BeforeValidator(_mechanism)] = (
-        _key("privacy.mechanism")
+    clients: int = _setting(
+        "clients",
+        "Number of clients. 0 takes all connected nodes, or 4 in a simulation.",
+        ge=0,
     )
-    # who is protected: an image, all images of one value of the metadata column privacy.group, or
-    # a client; and what change must be hard to see: left out (null), or replaced by anything
-    privacy_unit: Unit = _key("privacy.unit")
-    privacy_group: str = _key("privacy.group")
-    privacy_adjacency: Adjacency = _key("privacy.adjacency")
-    # the budget of all releases together; delta must be below 1 / records
-    privacy_epsilon: float = _key("privacy.epsilon", gt=0, le=1000)
-    privacy_delta: float = _key("privacy.delta", gt=0, lt=1)
-    # a ledger that several runs on the same images share; "": the run directory's own
-    privacy_ledger: AbsolutePath = _key("privacy.ledger")
-    # system: the machine's randomness; seed: noise that anybody can draw again, for simulations
-    privacy_noise: Literal["system", "seed"] = _key("privacy.noise")
-    # a folder of public images of the objects, or of folders named like the objects: they give the
-    # Gaussian's centre, and what noise hides of its covariance
-    privacy_public_dir: AbsolutePath = _key("privacy.public-dir")
-    # in a simulation, in place of that: so many images of each object of those that
-    # data.train-images leaves out
-    privacy_donated: int = _key("privacy.donated", ge=0)
+    min_clients: int = _setting(
+        "min-clients",
+        "Clients that must answer each exchange, or the run fails. 0 requires all of them.",
+        ge=0,
+    )
+    timeout: int = _setting(
+        "timeout",
+        "Seconds that the server waits for the clients in each exchange.",
+        affects="nothing",
+        ge=1,
+    )
+    num_server_rounds: int = _setting(
+        "num-server-rounds",
+        "Rounds. After the first, clients send only rows that the merged bank does not cover yet.",
+        ge=1,
+        le=1000,
+    )
+    engine: Literal["ray", "inline"] = _setting(
+        "engine",
+        "How a simulation runs: ray is Flower's simulation engine; inline runs one client after "
+        "another in this process.",
+        affects="nothing",
+    )
+    cpus_per_client: int = _setting(
+        "cpus-per-client",
+        "CPU threads of each client. The last bits of a bank depend on it.",
+        affects="repetition",
+        ge=1,
+    )
+    gpus_per_client: float = _setting(
+        "gpus-per-client",
+        "Share of a GPU that each simulated client reserves.",
+        affects="repetition",
+        ge=0,
+    )
+    out: AbsolutePath = _setting(
+        "out",
+        "Run directory. If empty, a new one below outputs/, or below cache.dir in flwr run.",
+        affects="nothing",
+    )
+    resume: bool = _setting(
+        "resume", "Continue from the merged bank in the run directory.", affects="nothing"
+    )
 
-    # features and generated data; "": the user's cache folder
-    cache_dir: AbsolutePath = _key("cache.dir")
-    # where the figures go beside metrics.json; "": nowhere
-    track: Literal["", "tensorboard", "mlflow"] = _key("track")
+    data_kind: Literal["synthetic", "autovi", "folder", "visa"] = _setting(
+        "data.kind",
+        "Layout of the data set: folder is that of MVTec AD; synthetic generates images.",
+    )
+    data_root: AbsolutePath = _setting(
+        "data.root", "Folder of the data set. Required unless data.kind is synthetic."
+    )
+    data_objects: str = _setting(
+        "data.objects", "Objects to use, comma-separated, or all.", min_length=1
+    )
+    data_train_images: int = _setting(
+        "data.train-images",
+        "Training images used of each object, drawn by the seed. 0 uses all.",
+        ge=0,
+    )
+    data_public_holdout: int = _setting(
+        "data.public-holdout",
+        "In a simulation of a private run: training images of each object that count as public, "
+        "drawn from those that data.train-images leaves out. Replaces privacy.public-dir.",
+        ge=0,
+    )
+    data_image_size: Annotated[Text, AfterValidator(_image_size)] = _setting(
+        "data.image-size",
+        "Size that images are resized to, in pixels: a side such as 256, HxW, own to keep their "
+        "size, or a multiple of it such as own*0.75.",
+    )
+    data_crop: int = _setting(
+        "data.crop",
+        "Side of a centre crop after resizing, in pixels. 0 does not crop.",
+        ge=0,
+    )
+    data_normalize_brightness: bool = _setting(
+        "data.normalize-brightness",
+        "Bring all images to the same brightness and contrast, where the lighting varies.",
+    )
+    data_shared: bool = _setting(
+        "data.shared",
+        "true: all clients share data.root, which is partitioned among them. false: each node has "
+        "its own data, named by data-root in its node configuration.",
+    )
+
+    partition_kind: Literal["iid", "category", "attribute", "dirichlet", "quantity"] = _setting(
+        "partition.kind",
+        "How training images are divided among clients: evenly (iid), by object (category), by a "
+        "metadata column (attribute), by Dirichlet shares of each object or column value "
+        "(dirichlet), or into Dirichlet amounts (quantity).",
+    )
+    partition_column: str = _setting(
+        "partition.column",
+        "Metadata column for attribute; for dirichlet it replaces the object.",
+    )
+    partition_alpha: float = _setting(
+        "partition.alpha",
+        "Dirichlet concentration for dirichlet and quantity; smaller is more skewed.",
+        gt=0,
+    )
+    partition_minimum: int = _setting(
+        "partition.minimum",
+        "Training images that each client gets at least, for dirichlet and quantity.",
+        ge=0,
+    )
+    partition_file: AbsolutePath = _setting(
+        "partition.file", "A partition.json to use in place of a computed partition."
+    )
+
+    model_scope: Literal["object", "shared"] = _setting(
+        "model.scope", "object: one memory bank for each object; shared: one for all objects."
+    )
+    model_backbone: str = _setting(
+        "model.backbone",
+        "Feature network: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any "
+        "timm model that gives features.",
+        min_length=1,
+    )
+    model_layers: Annotated[str, AfterValidator(_layers)] = _setting(
+        "model.layers", "Layers that patch features are taken from, comma-separated."
+    )
+    model_weights: Annotated[str, PathSetting(("random",))] = _setting(
+        "model.weights",
+        "Backbone weights: empty for the published (or packaged) ones, random, or the absolute "
+        "path of a local file.",
+    )
+    model_coreset_percentage: float = _setting(
+        "model.coreset-percentage",
+        "Fraction of patches kept in the memory bank: 0.1 keeps one in ten.",
+        gt=0,
+        le=1,
+    )
+    model_neighbors: int = _setting(
+        "model.neighbors",
+        "Neighbours b in the re-weighting of the image score (PatchCore, equation 7). 1 turns it "
+        "off.",
+        ge=1,
+    )
+    model_border: int = _setting(
+        "model.border",
+        "Rows of patches along each side of an image that its image score ignores.",
+        ge=0,
+    )
+    model_memory_limit_mb: int = _setting(
+        "model.memory-limit-mb",
+        "MiB that features may take during coreset selection. 0 means 2048 on a CPU, and 60 % of "
+        "the free memory on a GPU.",
+        affects="repetition",
+        ge=0,
+    )
+
+    merge_protocol: str = _setting(
+        "merge.protocol",
+        "What a round does. coreset: clients send coresets of what the merged bank does not cover, "
+        "an equal part of it each round. exact: clients send their farthest patches until the bank "
+        "is the one that centralized selection gives, in at most num-server-rounds rounds. A "
+        "protocol of your own goes by the name it registers.",
+        min_length=1,
+    )
+    merge_oversample: float = _setting(
+        "merge.oversample",
+        "Rows that all clients send in all rounds together, as a multiple of the merged bank.",
+        ge=1,
+    )
+    merge_budget: Literal["proportional", "radius"] = _setting(
+        "merge.budget",
+        "How the first round's rows are divided among clients: proportional to their patches, or "
+        "by the one covering radius that uses up all rows. Later rounds always use radius.",
+    )
+    merge_encoding: Literal["float32", "float16", "int8"] = _setting(
+        "merge.encoding", "Precision of the values that clients send."
+    )
+    merge_max_rows: int = _setting(
+        "merge.max-rows", "Rows that a client may send at most; larger uploads are refused.", ge=1
+    )
+    merge_max_mb: int = _setting(
+        "merge.max-mb", "MiB that a client may send at most; larger uploads are refused.", ge=1
+    )
+
+    evaluate_baselines: bool = _setting(
+        "evaluate.baselines",
+        "Also evaluate each client's own bank, and the centralized bank if data.shared is true.",
+        affects="repetition",
+    )
+    evaluate_false_alarm_rate: float = _setting(
+        "evaluate.false-alarm-rate",
+        "Fraction of normal images that the threshold flags as anomalous.",
+        affects="repetition",
+        gt=0,
+        lt=1,
+    )
+    evaluate_maps: bool = _setting(
+        "evaluate.maps",
+        "Write the anomaly maps of the test images to the run directory.",
+        affects="repetition",
+    )
+    evaluate_baseline_dir: AbsolutePath = _setting(
+        "evaluate.baseline-dir",
+        "Folder in which runs with the same data and model share centralized baselines.",
+        affects="nothing",
+    )
+
+    privacy_mechanism: Literal["none", "dp_gaussian"] = _setting(
+        "privacy.mechanism",
+        "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank.",
+    )
+    privacy_unit: Literal["image", "group", "client"] = _setting(
+        "privacy.unit",
+        "The protected record: an image, all images of one value of privacy.group, or a client.",
+    )
+    privacy_group: str = _setting(
+        "privacy.group", "Metadata column whose values form the groups of privacy.unit = group."
+    )
+    privacy_adjacency: Literal["null", "replace"] = _setting(
+        "privacy.adjacency",
+        "The change to a record that must be hard to detect: leaving it out (null), or replacing "
+        "it by anything else (replace).",
+    )
+    privacy_epsilon: float = _setting(
+        "privacy.epsilon", "Privacy budget ε of all releases together.", gt=0, le=1000
+    )
+    privacy_delta: float = _setting(
+        "privacy.delta",
+        "Privacy budget δ of all releases together; must be below 1 / number of records.",
+        gt=0,
+        lt=1,
+    )
+    privacy_ledger: AbsolutePath = _setting(
+        "privacy.ledger",
+        "Ledger file that runs on the same images share. If empty, the run directory's own.",
+        affects="repetition",
+    )
+    privacy_noise: Literal["system", "seed"] = _setting(
+        "privacy.noise",
+        "Source of the noise: the system's randomness, or the seed. Noise from the seed can be "
+        "removed by anybody who knows it, so it is for simulations only.",
+    )
+    privacy_public_dir: AbsolutePath = _setting(
+        "privacy.public-dir",
+        "Folder of public images of the object, or of one folder for each object. They improve a "
+        "private bank at no cost in ε.",
+    )
+
+    cache_dir: AbsolutePath = _setting(
+        "cache.dir",
+        "Folder for cached features and generated data. If empty, the user's cache folder.",
+        affects="nothing",
+    )
+    track: Literal["", "tensorboard", "mlflow"] = _setting(
+        "track", "Tracker that gets the metrics as well. If empty, none.", affects="nothing"
+    )
 
     @property
     def cache(self) -> Path:
@@ -217,13 +383,15 @@ class Settings(BaseModel):
     @property
     def has_public(self) -> bool:
         """Whether there are public images."""
-        return bool(self.privacy_public_dir or self.privacy_donated)
+        return bool(self.privacy_public_dir or self.data_public_holdout)
 
     @property
     def plan(self) -> Plan | None:
-        """The private mechanism, if the run has one."""
+        """The private mechanism, or None for an ordinary run."""
         if self.privacy_mechanism != "dp_gaussian":
             return None
+        from src.privacy.mechanisms.config import Plan
+
         return Plan(
             self.privacy_epsilon,
             self.privacy_delta,
@@ -241,166 +409,24 @@ class Settings(BaseModel):
 
     @property
     def image_scale(self) -> float:
-        """What images' own sides are multiplied with."""
-        found = OWN_SIZE.fullmatch(self.data_image_size)
-        return float(found[1]) if found and found[1] else 1.0
+        """Factor by which the images' own sides are multiplied."""
+        match = OWN_SIZE.fullmatch(self.data_image_size)
+        return float(match[1]) if match and match[1] else 1.0
 
     def flat(self) -> dict[str, Scalar]:
-        """The settings by key, as a run config takes them."""
+        """The settings by key, in the form of Flower's run config."""
         return self.model_dump(by_alias=True)
 
 
-def default_settings(checkout: Path = CHECKOUT) -> dict[str, Scalar]:
-    """Every key with its default, from pyproject.toml.
-
-    Raises:
-        ConfigError: the package does not stand in a checkout.
-    """
-    path = checkout / "pyproject.toml"
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} does not exist: run fedpatchcore from a checkout of its repository"
-        )
-    return flatten_settings(tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"])
+FIELDS = {str(field.alias): field for field in Settings.model_fields.values()}  # by key
 
 
-def read_config(path: Path) -> dict[str, Scalar]:
-    """Settings of a TOML file by key; nested tables become dotted keys.
-
-    Raises:
-        ConfigError: no such file, one that cannot be read, not TOML, or a value that is a list.
-    """
-    return flatten_settings(read_toml(path))
+def affects(key: str) -> Affects:
+    """What a setting affects; settings of other versions count as affecting the result."""
+    extra = FIELDS[key].json_schema_extra if key in FIELDS else None
+    return extra["affects"] if isinstance(extra, dict) else "result"  # type: ignore[return-value]
 
 
-def read_toml(path: Path) -> dict[str, object]:
-    """The tables of a TOML file.
-
-    Raises:
-        ConfigError: no such file, one that cannot be read, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"configuration file {path} does not exist") from error
-    except OSError as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} is not TOML: {error}") from error
-
-
-def flatten_settings(table: Mapping[str, object]) -> dict[str, Scalar]:
-    """Nested tables as dotted keys.
-
-    Raises:
-        ConfigError: a value that no setting has.
-    """
-    flat: dict[str, Scalar] = {}
-    for name, value in leaves(table):
-        if not isinstance(value, get_args(Scalar)):
-            raise ConfigError(f"{name}: a setting is a text, a number or true/false, not {value!r}")
-        flat[name] = value
-    return flat
-
-
-def leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys of nested tables, and what stands there."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
-    """`key=value` words as settings; a value that is not TOML is taken as text.
-
-    Raises:
-        ConfigError: a word without `=`.
-    """
-    settings: dict[str, Scalar] = {}
-    for word in assignments:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {word}: write key=value")
-        try:
-            settings[key.strip()] = tomllib.loads(f"x = {value}")["x"]
-        except tomllib.TOMLDecodeError:
-            settings[key.strip()] = value
-    return settings
-
-
-def check_settings(given: Mapping[str, object]) -> Settings:
-    """Settings from a full flat mapping.
-
-    Raises:
-        ConfigError: unknown keys, values out of range, or settings that do not go together; all
-            of them in one message.
-    """
-    try:
-        settings = Settings.model_validate(dict(given))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(e) for e in error.errors())) from None
-    problems = list(_disagreements(settings))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return settings
-
-
-def _disagreements(s: Settings) -> Iterable[str]:
-    if s.partition_kind == "attribute" and not s.partition_column and not s.partition_file:
-        yield "partition.column: name the metadata column that partition.kind = attribute goes by"
-    if s.resume and not s.out:
-        yield "resume: name the run directory to go on from, as out"
-    if s.clients and s.min_clients > s.clients:
-        yield f"min-clients = {s.min_clients}: there are only {s.clients} clients"
-    if s.data_shared and s.data_kind != "synthetic" and not s.data_root:
-        yield f"data.root: name the folder of the {s.data_kind} dataset"
-    if s.partition_kind == "category" and s.model_scope == "object":
-        yield (
-            "model.scope = object: with partition.kind = category no two clients share an object, "
-            "so there is nothing to merge; set model.scope = shared"
-        )
-    yield from _privacy_disagreements(s)
-    weights = s.model_weights
-    if weights not in ("", "random") and not Path(weights).is_absolute():
-        yield f"model.weights = {weights}: leave empty, or write random or an absolute path"
-
-
-def _privacy_disagreements(s: Settings) -> Iterable[str]:
-    mechanism = s.privacy_mechanism
-    if mechanism != "none" and s.privacy_noise == "seed" and not s.data_shared:
-        yield (
-            "privacy.noise = seed: whoever knows the seed can take such noise off again; it is for "
-            "simulations only"
-        )
-    if s.plan is None:
-        return
-    if (s.privacy_unit == "group") != bool(s.privacy_group):
-        yield (
-            "privacy.group: with privacy.unit = group, and only then, name the metadata column "
-            "whose values make groups"
-        )
-    if s.privacy_donated and not (s.data_shared and s.data_train_images):
-        yield (
-            "privacy.donated: set data.train-images as well, in a simulation; what that leaves of "
-            "the training images is taken as public"
-        )
-    if s.privacy_donated and s.privacy_public_dir:
-        yield "privacy.public-dir, privacy.donated: name one source of public images"
-
-
-def _sentence(error: Mapping) -> str:
-    key = str(error["loc"][0])
-    if key in REMOVED:
-        return f"{key}: {REMOVED[key]}"
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _KEYS, 1)
-        return f"{key}: unknown setting" + (f"; did you mean {near[0]}?" if near else "")
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    said = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key} = {error['input']!r}: {said}"
-
-
-_KEYS = [field.alias or name for name, field in Settings.model_fields.items()]
+def identity(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The settings that a run's result or report depends on: equal for two runs that are one."""
+    return {key: value for key, value in settings.items() if affects(key) != "nothing"}

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.engines.commands import CA, CERTIFICATE, KEY, NODE_KEY
 
 AUTHORITY, SUPERLINK = "ca", "superlink"

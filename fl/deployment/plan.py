@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl.config.schema import ConfigError, Scalar
+from fl.config import ConfigError, Scalar
 from fl.engines.commands import CERTIFICATE, NODE_KEY
 
 LOOPBACK, EVERYWHERE = ("127.0.0.1", "localhost"), ("0.0.0.0",)  # noqa: S104 - behind the gate

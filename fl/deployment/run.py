@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from fl.config.schema import Scalar, Settings
+from fl.config import Scalar, Settings
 from fl.deployment.certificates import make_certificates
 from fl.deployment.plan import DeploymentPlan
 from fl.deployment.roles import roles

@@ -7,7 +7,7 @@ it survives the SuperLink's restart; the SuperLink's database keeps the messages
 import json
 from collections.abc import Mapping
 
-from fl.config.schema import ConfigError, Scalar
+from fl.config import ConfigError, Scalar
 
 # files that `fedpatchcore certs` writes into the folders of the SuperLink and of each node
 CA, CERTIFICATE, KEY, NODE_KEY = "ca.pem", "server.pem", "server-key.pem", "node.key"

@@ -6,7 +6,7 @@ from pathlib import Path
 from flwr.proto.federation_config_pb2 import SimulationConfig
 
 from fl.client_app import app as client_app
-from fl.config.schema import CHECKOUT, ConfigError, Settings
+from fl.config import CHECKOUT, ConfigError, Settings
 from fl.engines.inline import run_inline
 from fl.engines.ray import available_cpus, simulation_config, simulation_superlink
 from fl.engines.submission import RunFailed, Serving, submit

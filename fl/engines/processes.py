@@ -17,12 +17,14 @@ from types import FrameType
 
 import psutil
 
+from src.errors import UserError
+
 POLL = 0.2  # seconds between two looks at a process
 END_LIMIT = 10.0  # seconds to wait for killed processes to disappear
 LONGEST_TEMP = 30  # characters: a Unix socket's path holds 107, and Ray's own part takes about 75
 
 
-class EngineError(Exception):
+class EngineError(UserError):
     """Flower's processes did not start or do not answer, or the run took too long."""
 
 

@@ -28,6 +28,7 @@ from flwr.supercore.fab import Fab
 
 from fl.engines.control import SuperLinkAddress, control_client
 from fl.engines.processes import POLL, EngineError, private_home, sigterm_exits
+from src.errors import UserError
 
 Scalar = str | int | float | bool
 Serving = Callable[[Path, float], AbstractContextManager[SuperLinkAddress]]
@@ -42,7 +43,7 @@ FIRST_CAUSE = re.compile(r"An exception occured!! (.+)")
 DIED = "No heartbeat received from the task"
 
 
-class RunFailed(RuntimeError):
+class RunFailed(UserError):
     """A run that failed; the message is the app's own, and names the log."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from src.reporting.flat import flatten
 
 EXPERIMENT = "fedpatchcore"

@@ -61,10 +61,10 @@ def open_public_holdout(settings: Settings) -> InspectionDataset:
         ConfigError: too few images are left.
     """
     train = open_dataset(settings.data_kind, settings.data_root, settings.data_objects, "train")
-    holdout = _draw(train, settings.seed, settings.data_train_images, settings.privacy_donated)
-    if len(holdout) < settings.privacy_donated * len(train.objects):
+    holdout = _draw(train, settings.seed, settings.data_train_images, settings.data_public_holdout)
+    if len(holdout) < settings.data_public_holdout * len(train.objects):
         raise ConfigError(
-            f"privacy.donated = {settings.privacy_donated}: data.train-images = "
+            f"data.public-holdout = {settings.data_public_holdout}: data.train-images = "
             f"{settings.data_train_images} leaves fewer"
         )
     return holdout

@@ -33,7 +33,7 @@ def public_images(settings: Settings, name: str) -> InspectionDataset:
     Raises:
         ConfigError: there are none.
     """
-    if settings.privacy_donated:
+    if settings.data_public_holdout:
         return split_by_bank(open_public_holdout(settings), settings.model_scope)[name]
     return images_below(Path(settings.privacy_public_dir), name, "privacy.public-dir")
 

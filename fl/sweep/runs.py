@@ -23,18 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from fl.cli.terminal import CLIENTS, with_absolute_paths
-from fl.config.schema import (
+from fl.config import (
+    CLIENTS,
     ConfigError,
     Scalar,
     Settings,
     check_settings,
     default_settings,
     flatten_settings,
+    identity,
     leaves,
     parse_assignments,
     read_config,
     read_toml,
+    with_absolute_paths,
 )
 from fl.workspace.directory import METRICS
 from src.reporting.flat import flatten
@@ -43,8 +45,6 @@ from src.storage.atomic import write_whole
 RUNS, BASELINES, RESULTS = "runs", "baselines", "results.csv"
 TABLES = ("base", "settings", "grid", "runs")
 RESERVED = ("out", "resume", "engine")  # the sweep sets these itself
-# what two runs may differ in and still be the same one
-PLACES = (*RESERVED, "timeout", "cache.dir", "evaluate.baseline-dir", "track")
 LONGEST_NAME = 100  # characters of a folder's name
 
 
@@ -67,7 +67,8 @@ class Run:
         if not path.is_file():
             return None
         metrics = json.loads(path.read_text())
-        return metrics if same_run(metrics["config"], self.settings.flat()) else None
+        same = identity(metrics["config"]) == identity(self.settings.flat())
+        return metrics if same else None
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,6 @@ class Outcome:
     run: Run
     seconds: float | None = None  # None if it did not run just now
     error: str = ""
-
-
-def same_run(first: Mapping[str, object], second: Mapping[str, object]) -> bool:
-    """Whether two settings are of one experiment: they may leave its files in other places."""
-    keys = (first.keys() | second.keys()) - set(PLACES)
-    return all(first.get(key) == second.get(key) for key in keys)
 
 
 def read_sweep(path: Path, assignments: Sequence[str], out: Path) -> list[Run]:
@@ -216,8 +211,8 @@ def _check(name: str, flat: dict[str, Scalar], folder: Path) -> Settings:
 def _refuse_duplicates(path: Path, runs: Sequence[Run]) -> None:
     seen: dict[str, Run] = {}
     for run in runs:
-        flat = {k: v for k, v in run.settings.flat().items() if k not in PLACES}
-        other = seen.setdefault(json.dumps(flat, sort_keys=True), run)
+        own = json.dumps(identity(run.settings.flat()), sort_keys=True)
+        other = seen.setdefault(own, run)
         if other is not run:
             raise ConfigError(
                 f"{path}: the runs {other.name} and {run.name} have the same settings"

@@ -13,26 +13,23 @@ from types import ModuleType
 import psutil
 import torch
 
-from fl.config.schema import ConfigError, Settings
+from fl.config import Settings
 from fl.engines.launch import launch
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus
-from fl.engines.submission import RunFailed
 from fl.server.ledger_store import ANSWERS
 from fl.setup.data import open_split
 from fl.setup.model import build_model
 from fl.setup.threads import cpu_threads
 from fl.sweep.runs import Outcome, Run
-from src.data import DataError
+from src.errors import UserError
 from src.federated.candidates import extract_features
-from src.models import WeightsError
 from src.storage.atomic import write_whole
 
 MEMORY = 3 * 2**30  # bytes; the peak of a run with the default memory limit
 POLL = 5.0  # seconds; the longest time until Ctrl-C is noticed
 STORE = 80 * 2**20  # bytes; the least for Ray's object store: workers write their results to files
 DIED = "its process died, perhaps for lack of memory; try fewer --jobs"
-SAYABLE = (ConfigError, DataError, RunFailed, WeightsError)
 ERROR_LOG = "error.log"  # in the directory of a run that failed
 
 
@@ -89,7 +86,7 @@ def _feature_settings(s: Settings) -> tuple[object, ...]:
         s.data_objects,
         s.data_image_size,
         s.data_crop,
-        s.data_even_light,
+        s.data_normalize_brightness,
     )
     return (*model, *data, s.cache_dir)
 
@@ -175,4 +172,4 @@ def _ray(cpus: int) -> Iterator[ModuleType]:
 
 def _describe(error: Exception) -> str:
     """The message of an error; for an unexpected one, with its type."""
-    return str(error) if isinstance(error, SAYABLE) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

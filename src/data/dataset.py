@@ -15,6 +15,8 @@ from PIL import Image
 from scipy import ndimage
 from torch.utils.data import Dataset
 
+from src.errors import UserError
+
 # Pillow raises these for a file that is missing, truncated, too large, or in an unknown format.
 UNREADABLE = (
     OSError,
@@ -27,7 +29,7 @@ UNREADABLE = (
 )
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data on disk do not match the request; the message says where and what to do."""
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.errors import UserError
+
 log = logging.getLogger(__name__)
 
 # The weights PatchCore's users mean by these names: the paper's torchvision ones for the ResNets.
@@ -26,7 +28,7 @@ TIMM_NAMES = {
 PACKAGED = "efficientnet_lite0"
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError, RuntimeError):
     """Backbone weights that cannot be had or do not fit; the message says what to do."""
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from src.errors import UserError
 from src.storage.atomic import write_whole
 
 HEADER = "fedpatchcore"
 
 
-class FileError(ValueError):
+class FileError(UserError, ValueError):
     """A file that is not what it should be; the message names it and says what is wrong."""
 
 

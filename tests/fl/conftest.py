@@ -17,7 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl.cli.main import main
 from fl.client_app import app as honest_app
-from fl.config.schema import Settings, check_settings, default_settings
+from fl.config import Settings, check_settings, default_settings
 from fl.engines.inline import run_inline
 from fl.server_app import app as server_app
 from src.data import write_synthetic

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl.cli.terminal import resolve
-from fl.results.run_directory import write_config
+from fl.workspace.directory import begin_run
 from src.data.partition import Partition
 
 COMMANDS = ("demo", "simulate", "predict", "evaluate")
@@ -51,7 +51,7 @@ def test_a_run_goes_on_in_its_run_directory_with_its_own_settings(cli, small, tm
     assert json.loads((out / "metrics.json").read_text())["config"]["resume"] is True
     assert "resume = false" in (out / "config.toml").read_text()  # run again, it begins anew
     said = cli("simulate", "--resume", out, "--out", tmp_path / "other").sentence()
-    assert "--resume takes settings and place of the run" in said
+    assert "--resume uses the settings and directory of that run" in said
     said = cli("simulate", "--resume", tmp_path / "none").sentence()
     assert f"configuration file {tmp_path / 'none' / 'config.toml'} does not exist" in said
 
@@ -59,7 +59,8 @@ def test_a_run_goes_on_in_its_run_directory_with_its_own_settings(cli, small, tm
 def test_a_deployed_run_goes_on_with_as_many_nodes(cli, small, parts, tmp_path) -> None:
     words = [*small[:-2], "--set", "data.shared=false", "--out", tmp_path / "run"]
     settings = resolve(None, [w for w in map(str, words) if "=" in w], tmp_path / "run")
-    write_config(tmp_path / "run", settings)
+    (tmp_path / "run").mkdir()
+    begin_run(tmp_path / "run", settings)
     said = cli("deploy", "run", "--resume", tmp_path / "run", "--data", parts).sentence()
     assert "that run had 3 nodes with data of their own" in said
 
@@ -235,6 +236,13 @@ def test_every_command_and_option_has_help(cli, command: str) -> None:
     for line in options:
         words = re.sub(r"--\S+|<?[A-Z=]{3,}>?|[│*\[\]]", "", line)
         assert len(words.split()) >= 2, line
+
+
+def test_help_of_positional_arguments_shows_in_80_columns(cli, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = " ".join(cli("predict", "--help").out.split())
+    assert "a model.safetensors file" in words
+    assert "image files or folders" in words
 
 
 def test_no_command_shows_what_there_is(cli) -> None:

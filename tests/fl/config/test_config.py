@@ -6,22 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from fl.cli.main import resolve
-from fl.config.schema import (
+from fl.cli.terminal import resolve
+from fl.config import (
     CHECKOUT,
     ConfigError,
     Settings,
     check_settings,
     default_settings,
+    identity,
     parse_assignments,
     read_config,
 )
+from fl.config.checks import REMOVED, RENAMED
 
 CONFIGS = sorted((CHECKOUT / "configs").glob("*.toml"))
 FREE = {"data.root": "/data"}  # what files in configs/ leave to the user
-
-
-EXACT = {"merge__protocol": "exact", "num_server_rounds": 9}
 
 
 def refusal(**changes: object) -> str:
@@ -46,6 +45,19 @@ def test_names_in_the_code_follow_the_keys() -> None:
         assert re.sub(r"[.-]", "_", field.alias) == name
 
 
+def test_a_run_elsewhere_is_the_same_run() -> None:
+    first = default_settings()
+    moved = {"out": "/a", "cache.dir": "/b", "engine": "inline", "resume": True, "timeout": 9}
+    assert identity(first | moved) == identity(first)
+    for key, value in (("seed", 1), ("evaluate.maps", False), ("merge.oversample", 2.0)):
+        assert identity(first | {key: value}) != identity(first)
+
+
+def test_every_setting_has_a_description() -> None:
+    for field in Settings.model_fields.values():
+        assert (field.description or "").endswith("."), field.alias
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configuration_file_is_valid(path: Path) -> None:
     settings = read_config(path)
@@ -68,6 +80,22 @@ def test_unknown_key_is_refused_with_the_nearest(key: str, near: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_settings(default_settings() | {key: 1})
     assert str(caught.value) == f"{key}: unknown setting; did you mean {near}?"
+
+
+def test_setting_of_an_earlier_version_is_refused_with_what_to_use_instead() -> None:
+    assert refusal(data__even_light=True) == "data.even-light: renamed to data.normalize-brightness"
+    assert refusal(privacy__donated=2) == "privacy.donated: renamed to data.public-holdout"
+    assert refusal(merge__components=9).startswith("merge.components: removed")
+    assert refusal(merge__budget="equal") == (
+        "merge.budget = 'equal': removed; use radius, or proportional, the default"
+    )
+    assert refusal(privacy__cells=8).startswith("privacy.cells: the codebook mechanisms were")
+
+
+def test_present_names_of_renamed_settings_exist() -> None:
+    keys = default_settings().keys()
+    assert keys >= set(RENAMED.values())
+    assert not keys & {*RENAMED, *REMOVED}
 
 
 def test_unknown_key_that_is_near_to_none_is_refused_too() -> None:
@@ -99,6 +127,7 @@ def test_missing_key_is_refused() -> None:
         ("data.root", 5, "valid string"),
         ("cache.dir", "./cache", "absolute path"),
         ("out", "outputs/run", "absolute path"),
+        ("model.weights", "weights.pth", "absolute path or random"),
         ("data.image-size", "big", '"256", "HxW" from 32x32 up, "own", or'),
         ("data.image-size", 31, "from 32x32 up"),
         ("data.image-size", "64x64x3", "HxW"),
@@ -137,20 +166,24 @@ def test_value_out_of_range_is_refused_with_key_value_and_what_is_allowed(
         ({"data__kind": "folder"}, "data.root", "name the folder of the folder dataset"),
         ({"data__kind": "autovi"}, "data.root", "name the folder of the autovi dataset"),
         ({"partition__kind": "category"}, "model.scope = object", "set model.scope = shared"),
-        ({"model__weights": "weights.pth"}, "model.weights", "an absolute path"),
-        (
-            {**EXACT, "merge__encoding": "int8"},
-            "merge.protocol = exact",
-            "merge.encoding = float16",
-        ),
-        ({**EXACT, "merge__components": 9}, "merge.protocol = exact", "merge.components = 0"),
-        ({**EXACT, "num_server_rounds": 1}, "merge.protocol = exact", "it takes rounds"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes, key: str, what: str) -> None:
     message = refusal(**changes)
     assert message.startswith(key)
     assert what in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["merge.encoding=int8", "num-server-rounds=9"], "set merge.encoding = float16 or float32"),
+        (["num-server-rounds=1"], "it takes rounds"),
+    ],
+)
+def test_settings_that_the_protocol_cannot_run_with_are_refused(words, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^merge.protocol = exact: .*{message}"):
+        resolve(None, ["merge.protocol=exact", *words], None)
 
 
 def test_all_problems_are_in_one_message() -> None:
@@ -244,9 +277,14 @@ def test_options_win_over_set_which_wins_over_the_file_which_wins_over_defaults(
 
 def test_paths_on_the_command_line_may_be_relative(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = resolve(None, ["data.kind=folder", "data.root=parts", "cache.dir=~/c"], None, None)
+    words = ["data.kind=folder", "data.root=parts", "cache.dir=~/c", "privacy.ledger=l.json"]
+    settings = resolve(None, words, None, None)
     assert settings.data_root == str(tmp_path / "parts")
     assert settings.cache_dir == str(Path.home() / "c")
+    assert settings.privacy_ledger == str(tmp_path / "l.json")
+    assert settings.partition_file == ""
+    for weights, path in (("random", "random"), ("w.pth", str(tmp_path / "w.pth"))):
+        assert resolve(None, [f"model.weights={weights}"], None).model_weights == path
     assert Path(settings.out).parent == tmp_path / "outputs"
 
 

@@ -12,7 +12,7 @@ from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fl.cli import main as cli
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.deployment.certificates import make_certificates
 
 

@@ -11,7 +11,7 @@ from flwr.common.config import parse_config_args
 
 from fl.cli import deploy as cli_deploy
 from fl.cli import main as cli
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.deployment import roles
 from fl.deployment.plan import DeploymentPlan
 from fl.deployment.roles import Role, down, up

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fl.config.schema import CHECKOUT, default_settings
+from fl.config import CHECKOUT, default_settings
 from fl.deployment.certificates import make_certificates
 from fl.deployment.plan import DeploymentPlan
 from fl.deployment.registration import known_nodes
@@ -157,7 +157,7 @@ def federation(tmp_path, app, left_over) -> Iterator[Callable[..., Federation]]:
     made: list[Federation] = []
 
     def make(**fields: object) -> Federation:
-        from fl.config.schema import check_settings
+        from fl.config import check_settings
 
         fingerprint = build_model(check_settings(default_settings())).backbone.fingerprint
         made.append(Federation(tmp_path, app, fingerprint, **fields))

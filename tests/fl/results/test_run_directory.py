@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl.config.schema import check_settings, default_settings
+from fl.config import check_settings, default_settings
 from src.data import open_dataset
 from src.data.partition import Partition
 from src.evaluation import image_metrics

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from src.reporting.flat import flatten
 
 

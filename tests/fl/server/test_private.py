@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fl.server.private import public_images, public_patches
+from fl.setup.inputs import build_model, open_split
 from flwr.app import Context, Message, RecordDict
 
 from fl.client_app import app as client_app
-from fl.config.schema import ConfigError, check_settings
-from fl.server.private import public_images, public_patches
+from fl.config import ConfigError, check_settings
 from fl.server.federation import RoundFailed
-from fl.setup.inputs import build_model, open_split
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore
 from src.privacy.ledger import read_ledger
@@ -57,7 +57,7 @@ def test_bank_is_that_of_the_mechanism_on_all_images(private, parts, public, tmp
         seeded_noise(checked.seed),
         list,
     )
-    rows, frame = done.model.banks["bracket"], done.model.frames["bracket"]
+    rows, frame = done.model.banks["bracket"], done.model.transforms["bracket"]
     np.testing.assert_allclose(rows, bank.rows, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.abs(frame.basis), np.abs(bank.basis), rtol=1e-3, atol=1e-4)
     mean, deviation = bank.scores
@@ -92,7 +92,9 @@ def test_noise_that_a_seed_gives_back_promises_nothing(private) -> None:
 
 
 def test_noise_of_the_system_is_never_the_same(private) -> None:
-    one, two = (private(privacy__noise="system").model.frames["bracket"].basis for _ in range(2))
+    one, two = (
+        private(privacy__noise="system").model.transforms["bracket"].basis for _ in range(2)
+    )
     assert not np.allclose(one, two)
 
 
@@ -108,7 +110,7 @@ def test_model_of_a_private_run_scores_as_the_run_did(private, parts) -> None:
     assert model.threshold == pytest.approx(done.metrics["threshold"]["bracket"])
     again = done.out / "again.safetensors"
     model.save(again)
-    np.testing.assert_array_equal(PatchCore.load(again).frame.basis, model.frame.basis)
+    np.testing.assert_array_equal(PatchCore.load(again).transform.basis, model.transform.basis)
 
 
 def test_a_second_run_on_one_ledger_is_refused_before_it_asks(private, misbehave, tmp_path) -> None:
@@ -406,8 +408,8 @@ def test_without_a_mechanism_the_run_says_that_nothing_is_guaranteed(clean) -> N
 
 
 def test_private_bank_stands_beside_public_images_alone_and_k_means(private, parts) -> None:
-    donated = {"data__train_images": 4, "privacy__donated": 2, "evaluate__baselines": True}
-    done = private(**donated)
+    holdout = {"data__train_images": 4, "data__public_holdout": 2, "evaluate__baselines": True}
+    done = private(**holdout)
     metrics = done.metrics
     names = {"k-means without noise", "public images alone", "Gaussian of public images"}
     assert set(metrics["comparators"]) == names
@@ -417,32 +419,27 @@ def test_private_bank_stands_beside_public_images_alone_and_k_means(private, par
     page = (done.out / "report.html").read_text()
     assert "public images alone" in page
     assert "What was released" in page
-    alone = private(**donated | {"privacy__donated": 0})
+    alone = private(**holdout | {"data__public_holdout": 0})
     assert set(alone.metrics["comparators"]) == {"k-means without noise"}
 
 
-def test_donated_images_are_none_of_the_private_ones(settings) -> None:
-    checked = settings(data__train_images=4, privacy__donated=2, privacy__mechanism="dp_gaussian")
+def test_public_holdout_is_disjoint_from_the_private_images(settings) -> None:
+    changes = {"data__public_holdout": 2, "privacy__mechanism": "dp_gaussian"}
+    checked = settings(**changes, data__train_images=4)
     public = {s.key for s in public_images(checked, "bracket").samples}
     assert len(public) == 2
     assert not public & {s.key for s in open_split(checked).train.samples}
     with pytest.raises(ConfigError, match="data.train-images = 5 leaves fewer"):
-        public_images(
-            settings(data__train_images=5, privacy__donated=2, privacy__mechanism="dp_gaussian"),
-            "bracket",
-        )
+        public_images(settings(**changes, data__train_images=5), "bracket")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"privacy__donated": 2}, "set data.train-images as well"),
-        (
-            {"privacy__donated": 2, "data__train_images": 4, "privacy__public_dir": "/somewhere"},
-            "name one source",
-        ),
+        ({"data__train_images": 0}, "needs a simulation that sets data.train-images"),
+        ({"privacy__public_dir": "/somewhere"}, "set one of them, not both"),
     ],
 )
-def test_donations_that_cannot_be_are_refused(private, changes, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        private(**changes)
+def test_impossible_public_holdout_is_refused(private, changes, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        private(**{"data__public_holdout": 2, "data__train_images": 4, **changes})

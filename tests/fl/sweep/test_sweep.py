@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl.config.schema import ConfigError
+from fl.config import ConfigError
 from fl.sweep.runs import Run, read_sweep
 from fl.sweep.workers import execute_runs, max_jobs
 
@@ -205,8 +205,8 @@ def test_unreadable_images_fail_only_their_runs(cli, written, parts, tmp_path) -
 def test_a_folder_that_holds_a_sweep_is_not_overwritten(cli, written, tmp_path) -> None:
     (tmp_path / "out/runs").mkdir(parents=True)
     ended = cli("sweep", written(), "--out", tmp_path / "out")
-    assert "holds a sweep already" in ended.sentence()
-    assert "name the sweep's folder" in cli("sweep", written(), "--resume").sentence()
+    assert "already contains a sweep" in ended.sentence()
+    assert "name the folder of the sweep" in cli("sweep", written(), "--resume").sentence()
 
 
 def test_jobs_are_limited_by_cpus_memory_and_runs(written, monkeypatch) -> None:

@@ -1,0 +1,32 @@
+"""`fedpatchcore --help` answers without importing what only a run needs."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "ray", "scipy", "flwr", "matplotlib", "sklearn", "faiss")
+PROGRAM = f"""
+import sys
+try:
+    {{statement}}
+finally:
+    print("imported:", *(name for name in {HEAVY} if name in sys.modules))
+"""
+
+
+def heavy_imports(statement: str, *words: str) -> str:
+    """Names of the heavy packages that a statement imports, in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM.format(statement=statement), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return ended.stdout.splitlines()[-1].removeprefix("imported:").strip()
+
+
+@pytest.mark.parametrize("words", ["--help", "predict --help", "deploy --help"])
+def test_help_imports_nothing_heavy(words: str) -> None:
+    assert heavy_imports("from fl.cli.main import main; main()", *words.split()) == ""
+
+
+def test_checking_settings_imports_nothing_heavy() -> None:
+    statement = "from fl.config import *; check_settings(default_settings())"
+    assert heavy_imports(statement) == ""
