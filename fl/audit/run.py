@@ -37,7 +37,7 @@ from src.data.partition import Partition
 from src.federated.bank_set import split_by_bank
 from src.federated.candidates import Stage
 from src.models import FileError, PatchCore
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.models.model_file import ModelFile
 from src.privacy.attacks.auditing import CONFIDENCE
 from src.privacy.attacks.embedding_noise import (
@@ -179,7 +179,7 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
                 others,
                 own or others.select(half[: len(others) // 2]),
                 bool(public),
-                (rows, run.file.frames.get(name)),
+                (rows, run.file.transforms.get(name)),
                 run.ledger.budget.delta if run.ledger.budget else settings.privacy_delta,
             )
         )
@@ -202,7 +202,9 @@ def with_embedding_noise(
 
     def noisy(subject: Subject) -> Bank:
         sigma = sigma_for_vector(epsilon, subject.delta)
-        return add_embedding_noise(unit_rows(subject.bank[0]), sigma, system_noise), Frame()
+        return add_embedding_noise(
+            unit_rows(subject.bank[0]), sigma, system_noise
+        ), FeatureTransform()
 
     return [replace(s, bank=noisy(s), noise_epsilon=epsilon) for s in subjects]
 

@@ -166,7 +166,7 @@ class Pictures:
 
     def map(self, row: ScoreRow) -> np.ndarray:
         """[H, W] float32."""
-        return self.model.draw(self.predictions[row.key])
+        return self.model.anomaly_map(self.predictions[row.key])
 
     def mask(self, row: ScoreRow) -> np.ndarray | None:
         """[H, W] bool, or None if the image has no ground truth."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from fl.setup.inputs import build_model
 
 from fl.config import CHECKOUT, default_settings
 from fl.deployment.certificates import make_certificates
@@ -23,7 +24,6 @@ from fl.engines.commands import serverapp_command, superlink_command
 from fl.engines.processes import end, end_family, free_port, start
 from fl.engines.submission import RunEnd, submit
 from fl.engines.superlink import serve
-from fl.setup.inputs import build_model
 from src.federated.merge import merge_banks
 from src.models.model_file import ModelFile
 from tests.fl.deployment.faults.client_app import bank_of, drawn

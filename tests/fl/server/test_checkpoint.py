@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fl.results.run_directory import held
 from flwr.app import Context, Message
 
 from fl.config import ConfigError
-from fl.results.run_directory import held
 from fl.server.federation import RoundFailed
 from src.models import PatchCore
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fl.server.private import public_images, public_patches
+from fl.setup.inputs import build_model, open_split
 from flwr.app import Context, Message, RecordDict
 
 from fl.client_app import app as client_app
 from fl.config import ConfigError, check_settings
-from fl.server.private import public_images, public_patches
 from fl.server.federation import RoundFailed
-from fl.setup.inputs import build_model, open_split
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore
 from src.privacy.ledger import read_ledger
@@ -57,7 +57,7 @@ def test_bank_is_that_of_the_mechanism_on_all_images(private, parts, public, tmp
         seeded_noise(checked.seed),
         list,
     )
-    rows, frame = done.model.banks["bracket"], done.model.frames["bracket"]
+    rows, frame = done.model.banks["bracket"], done.model.transforms["bracket"]
     np.testing.assert_allclose(rows, bank.rows, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.abs(frame.basis), np.abs(bank.basis), rtol=1e-3, atol=1e-4)
     mean, deviation = bank.scores
@@ -92,7 +92,9 @@ def test_noise_that_a_seed_gives_back_promises_nothing(private) -> None:
 
 
 def test_noise_of_the_system_is_never_the_same(private) -> None:
-    one, two = (private(privacy__noise="system").model.frames["bracket"].basis for _ in range(2))
+    one, two = (
+        private(privacy__noise="system").model.transforms["bracket"].basis for _ in range(2)
+    )
     assert not np.allclose(one, two)
 
 
@@ -108,7 +110,7 @@ def test_model_of_a_private_run_scores_as_the_run_did(private, parts) -> None:
     assert model.threshold == pytest.approx(done.metrics["threshold"]["bracket"])
     again = done.out / "again.safetensors"
     model.save(again)
-    np.testing.assert_array_equal(PatchCore.load(again).frame.basis, model.frame.basis)
+    np.testing.assert_array_equal(PatchCore.load(again).transform.basis, model.transform.basis)
 
 
 def test_a_second_run_on_one_ledger_is_refused_before_it_asks(private, misbehave, tmp_path) -> None:

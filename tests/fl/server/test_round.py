@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from fl.setup.inputs import build_model, open_split
 from flwr.app import Context, Message
 from PIL import Image
 
 from fl.client_app import app as client_app
 from fl.config import check_settings
-from fl.setup.inputs import build_model, open_split
 from src.data.partition import Partition
 from src.evaluation.score_set import ScoreSet, compute_metrics
 from src.federated.candidates import SHARED, by_bank

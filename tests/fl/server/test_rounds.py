@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fl.wire.messages import ALLOWANCE, BANKS, pack_prospect, unpack_allowance, unpack_prospect
 from flwr.app import Context, Message
 
 from fl.client_app import app as client_app
 from fl.server.federation import RoundFailed
 from fl.wire.arrays import unpack_banks
-from fl.wire.messages import ALLOWANCE, BANKS, pack_prospect, unpack_allowance, unpack_prospect
 from src.data import write_synthetic
 from src.data.partition import Partition
 

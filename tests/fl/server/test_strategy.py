@@ -8,6 +8,8 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from fl.setup.inputs import build_model, open_split, partition_data
+from fl.wire.messages import ABOUT, BANKS, TICKET
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
@@ -15,10 +17,8 @@ from fl.client_app import app as client_app
 from fl.server.federation import RoundFailed
 from fl.server.retrying_grid import NodeRegistry
 from fl.server.strategy import FederatedPatchCore
-from fl.setup.inputs import build_model, open_split, partition_data
 from fl.wire import arrays
 from fl.wire.arrays import pack_banks, unpack_banks
-from fl.wire.messages import ABOUT, BANKS, TICKET
 from src.data.partition import Partition
 from src.federated.types import BankRefused
 

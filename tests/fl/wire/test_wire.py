@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from fl.setup.inputs import build_model, open_split
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl.client_app import app as client_app
 from fl.server.federation import RoundFailed
-from fl.setup.inputs import build_model, open_split
 from fl.wire.arrays import unpack_banks
 from src.data.partition import Partition
 
