@@ -111,8 +111,8 @@ def report(
         found = {"comparators": comparators, "heterogeneity": heterogeneity(out, data, baseline)}
         metrics = metrics.model_copy(update=found)
         write_simulated_run(out, settings, model, metrics, data, pooled, baseline)
-    track_run(settings.track, out, metrics.content())
-    log.info("%s\nrun directory: %s", headline(metrics.content()), out)
+    track_run(settings.track, out, metrics)
+    log.info("%s\nrun directory: %s", headline(metrics), out)
 
 
 def open_protocol(settings: Settings, out: Path) -> Protocol:

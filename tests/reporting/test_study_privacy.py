@@ -9,31 +9,38 @@ from src.reporting.study.page import write_study
 from src.reporting.study.privacy import privacy_drawings
 from src.reporting.study.study import Record, read_study, study_of
 from src.reporting.study.tables import tables_of
+from src.storage.run_metrics import RunMetrics
+from tests.reporting.runs import BARE, DATASET, content_of
 
 
 def made(mechanism: str, epsilon: float, seed: int, images: int = 600) -> dict:
     auroc = 0.75 + 0.01 * epsilon + 0.001 * seed + images / 1e5
-    return {
-        "config": {
+    return content_of(
+        **{
+            "config": {
+                "seed": seed,
+                "privacy.mechanism": mechanism,
+                "privacy.epsilon": epsilon,
+                "data.train-images": images,
+            },
             "seed": seed,
-            "privacy.mechanism": mechanism,
-            "privacy.epsilon": epsilon,
-            "data.train-images": images,
-        },
-        "seed": seed,
-        "dataset": {"name": "mtd", "objects": ["mtd"]},
-        "federated": {"image_auroc": auroc},
-        "centralized": {"image_auroc": 0.95},
-        "comparators": {
-            "k-means without noise": {"image_auroc": 0.86},
-            "public images alone": {"image_auroc": 0.82},
-        },
-        "privacy": {"mechanism": mechanism, "epsilon": epsilon},
-    }
+            "dataset": DATASET,
+            "federated": {"image_auroc": auroc},
+            "centralized": {"image_auroc": 0.95},
+            "comparators": {
+                "k-means without noise": {"image_auroc": 0.86},
+                "public images alone": {"image_auroc": 0.82},
+            },
+            "privacy": {"mechanism": mechanism, "epsilon": epsilon},
+        }
+    )
 
 
 def of(*metrics: dict):
-    records = [Record(f"run-{i}", Path("nowhere"), m) for i, m in enumerate(metrics)]
+    records = [
+        Record(f"run-{i}", Path("nowhere"), RunMetrics.model_validate(content))
+        for i, content in enumerate(metrics)
+    ]
     return study_of(records)
 
 
@@ -93,7 +100,7 @@ def test_the_page_shows_it_all(runs) -> None:
 def test_without_private_runs_there_is_nothing_of_it() -> None:
     plain = [made("none", 4.0, seed) for seed in (0, 1)]
     for metrics in plain:
-        metrics["privacy"] = {"mechanism": "none"}
+        metrics["privacy"] = BARE["privacy"]
         del metrics["comparators"]
     study = of(*plain)
     assert privacy_drawings(study) == []

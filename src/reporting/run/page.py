@@ -49,20 +49,20 @@ PAGE: Final = r"""
 <figure>{{ draw.strip(strip) }}</figure>
 {% endif %}
 
-{% if compared.rows %}
+{% if compared %}
 <section>
 <h2>What federation bought</h2>
 <div class="box" tabindex="0" role="region" aria-label="Comparison">
 <table class="compared">
-<thead><tr><th scope="col">Bank</th>{% for name in compared.metrics.values() %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<thead><tr><th scope="col">Bank</th>{% for name in metric_names.values() %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for name, row in compared.rows.items() %}
-<tr class="{{ name }}"><th scope="row">{{ name }}</th>{% for key in compared.metrics %}<td>{{ row[key] | default(none) | figure }}</td>{% endfor %}</tr>
+{% for name, row in compared.items() %}
+<tr class="{{ name }}"><th scope="row">{{ name }}</th>{% for key in metric_names %}<td>{{ row | metric(key) | figure }}</td>{% endfor %}</tr>
 {% endfor %}
-{% if "federated" in compared.rows and "centralized" in compared.rows %}
+{% if "federated" in compared and "centralized" in compared %}
 <tr class="total"><th scope="row">federated − centralized</th>
-{%- for key in compared.metrics %}
-{% set f = compared.rows.federated[key] | default(none) %}{% set c = compared.rows.centralized[key] | default(none) %}
+{%- for key in metric_names %}
+{% set f = compared.federated | metric(key) %}{% set c = compared.centralized | metric(key) %}
 <td>{{ (f - c if f is not none and c is not none else none) | difference }}</td>
 {%- endfor %}</tr>
 {% endif %}
@@ -70,8 +70,8 @@ PAGE: Final = r"""
 </table>
 </div>
 <p class="note">
-{%- if "local mean" in compared.rows %}Local: each client scores with a bank of its own images only{% if metrics.local.test_images %}, tested on {{ metrics.local.test_images }}{% endif %}. {% endif %}
-{%- if "centralized" in compared.rows %}Centralized: one bank fitted on all training images together. {% endif %}
+{%- if "local mean" in compared %}Local: each client scores with a bank of its own images only{% if metrics.local.test_images %}, tested on {{ metrics.local.test_images }}{% endif %}. {% endif %}
+{%- if "centralized" in compared %}Centralized: one bank fitted on all training images together. {% endif %}
 {%- if several %}Figures are means over the objects. {% endif %}
 {%- if metrics.privacy and metrics.privacy.epsilon %}Of these banks only the federated one is private.{% endif %}
 </p>
@@ -85,20 +85,20 @@ PAGE: Final = r"""
 <h2>By object</h2>
 <div class="box" tabindex="0" role="region" aria-label="Figures by object">
 <table>
-{% set pixel = ["pixel_auroc", "aupro", "au_spro@0.05"] | select("in", compared.metrics) | list %}
+{% set pixel = ["pixel_auroc", "aupro", "au_spro@0.05"] | select("in", metric_names) | list %}
 <thead>
 <tr><th scope="col" rowspan="2">Object</th><th scope="colgroup" colspan="{{ 1 + (1 if any_local else 0) + (2 if any_central else 0) }}">Image AUROC</th>{% if pixel %}<th scope="colgroup" colspan="{{ pixel | length }}">Federated, by pixel</th>{% endif %}</tr>
-<tr>{% if any_local %}<th scope="col">local mean</th>{% endif %}<th scope="col">federated</th>{% if any_central %}<th scope="col">centralized</th><th scope="col">fed. − cent.</th>{% endif %}{% for key in pixel %}<th scope="col">{{ compared.metrics[key] }}</th>{% endfor %}</tr>
+<tr>{% if any_local %}<th scope="col">local mean</th>{% endif %}<th scope="col">federated</th>{% if any_central %}<th scope="col">centralized</th><th scope="col">fed. − cent.</th>{% endif %}{% for key in pixel %}<th scope="col">{{ metric_names[key] }}</th>{% endfor %}</tr>
 </thead>
 <tbody>
 {% for object in objects %}
-{% set f = object.rows.federated | default({}) | metric("image_auroc") %}
-{% set c = object.rows.centralized | default({}) | metric("image_auroc") %}
+{% set f = object.rows.federated | default(none) | metric("image_auroc") %}
+{% set c = object.rows.centralized | default(none) | metric("image_auroc") %}
 <tr><th scope="row">{{ object.name }}</th>
-{%- if any_local %}<td>{{ object.rows["local mean"] | default({}) | metric("image_auroc") | figure }}</td>{% endif %}
+{%- if any_local %}<td>{{ object.rows["local mean"] | default(none) | metric("image_auroc") | figure }}</td>{% endif %}
 <td><b>{{ f | figure }}</b></td>
 {%- if any_central %}<td>{{ c | figure }}</td><td>{{ (f - c if f is not none and c is not none else none) | difference }}</td>{% endif %}
-{%- for key in pixel %}<td>{{ (object.rows.federated | default({}))[key] | default(none) | figure }}</td>{% endfor %}</tr>
+{%- for key in pixel %}<td>{{ object.rows.federated | default(none) | metric(key) | figure }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>

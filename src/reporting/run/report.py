@@ -26,11 +26,12 @@ from src.reporting.run.charts import (
     roc_line,
     strip,
 )
-from src.reporting.run.costs import certificate, local_clients, participants, stages, traffic
+from src.reporting.run.costs import certificate, participants, stages, traffic
 from src.reporting.run.gallery import LoadImage, LoadMap, LoadMask, choose, pictures
 from src.reporting.run.page import CHARTS, HEAD, PAGE, STYLE
-from src.reporting.run.summary import comparison, headline, metric
+from src.reporting.run.summary import compared_banks, headline, metric, metric_names
 from src.storage.atomic import write_whole
+from src.storage.run_metrics import RunMetrics
 
 __all__ = ["ClientTable", "ScoreRow", "write_report"]
 
@@ -49,7 +50,7 @@ class ClientTable:
 
 def write_report(
     path: Path,
-    metrics: Mapping[str, Any],
+    metrics: RunMetrics,
     scores: Sequence[ScoreRow],
     clients: ClientTable,
     load_image: LoadImage,
@@ -70,7 +71,8 @@ def write_report(
         title=_title(metrics),
         facts=_facts(metrics, clients),
         headline=headline(metrics),
-        compared=comparison(metrics),
+        compared=compared_banks(metrics),
+        metric_names=metric_names(compared_banks(metrics)),
         strip=_strip(metrics),
         objects=object_rows(metrics),
         roc_ticks={"x": ROC_X.ticks(), "y": ROC_Y.ticks()},
@@ -81,7 +83,7 @@ def write_report(
         participants=participants(metrics),
         traffic=traffic(metrics),
         certificate=certificate(metrics),
-        stages=stages(metrics.get("seconds") or {}),
+        stages=stages(metrics.seconds),
         gallery=pictures(choose(scores, limits), limits, load_image, load_map, load_mask),
         folded=_folded(metrics),
     )
@@ -105,52 +107,48 @@ def environment() -> Environment:
     return jinja
 
 
-def _title(metrics: Mapping[str, Any]) -> str:
-    name = (metrics.get("dataset") or {}).get("name")
-    return f"Federated PatchCore on {name}" if name else "Federated PatchCore"
+def _title(metrics: RunMetrics) -> str:
+    dataset = metrics.dataset
+    return f"Federated PatchCore on {dataset.name}" if dataset else "Federated PatchCore"
 
 
-def _facts(metrics: Mapping[str, Any], clients: ClientTable) -> list[str]:
-    dataset = metrics.get("dataset") or {}
+def _facts(metrics: RunMetrics, clients: ClientTable) -> list[str]:
+    dataset = metrics.dataset
     today = date.today()
     facts = [f"{today.day} {today:%B %Y}"]
-    if dataset.get("objects"):
-        facts.append(formats.counted(len(dataset["objects"]), "object"))
-    for split in ("training", "test"):
-        images: Any = dataset.get(f"{split.removesuffix('ing')}_images")
-        if formats.is_figure(images):
-            facts.append(formats.counted(images, f"{split} image"))
+    if dataset:
+        facts.append(formats.counted(len(dataset.objects), "object"))
+        facts.append(formats.counted(dataset.train_images, "training image"))
+        facts.append(formats.counted(dataset.test_images, "test image"))
     if clients.counts:
         facts.append(formats.counted(len(clients.counts), "client"))
-    if metrics.get("seed") is not None:
-        facts.append(f"seed {metrics['seed']}")
-    return facts
+    return [*facts, f"seed {metrics.seed}"]
 
 
-def thresholds(metrics: Mapping[str, Any], scores: Sequence[ScoreRow]) -> dict[str, float]:
+def thresholds(metrics: RunMetrics, scores: Sequence[ScoreRow]) -> dict[str, float]:
     """The decision threshold of every object that has one."""
-    given = metrics.get("threshold")
-    if not isinstance(given, Mapping):
-        given = {row.object: given for row in scores}
-    return {name: float(value) for name, value in given.items() if formats.is_figure(value)}
+    threshold = metrics.threshold
+    if isinstance(threshold, dict):
+        return threshold
+    return {row.object: threshold for row in scores}
 
 
-def _strip(metrics: Mapping[str, Any]) -> Strip | None:
-    alone = [metric(client, "image_auroc") for client in local_clients(metrics)]
+def _strip(metrics: RunMetrics) -> Strip | None:
+    alone = [client.image_auroc for client in metrics.local.clients]
     marks = {
-        name: row["image_auroc"]
-        for name, row in comparison(metrics).rows.items()
-        if name in ("federated", "centralized") and "image_auroc" in row
+        name: bank.image_auroc
+        for name, bank in compared_banks(metrics).items()
+        if name in ("federated", "centralized") and bank.image_auroc is not None
     }
     return strip([value for value in alone if value is not None], marks)
 
 
-def object_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def object_rows(metrics: RunMetrics) -> list[dict[str, Any]]:
     """One comparison an object; nothing where there is only one object."""
-    objects = metrics.get("objects") or {}
+    objects = metrics.objects
     if len(objects) < 2:
         return []
-    return [{"name": name, "rows": comparison(objects[name]).rows} for name in sorted(objects)]
+    return [{"name": name, "rows": compared_banks(objects[name])} for name in sorted(objects)]
 
 
 def _by_object(scores: Sequence[ScoreRow]) -> list[tuple[str, list[ScoreRow]]]:
@@ -215,8 +213,8 @@ def client_cells(clients: ClientTable) -> dict[str, Any]:
     }
 
 
-def _folded(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _folded(metrics: RunMetrics) -> dict[str, Mapping[str, Any]]:
     """The key-value tables that a reader opens when needed."""
-    keys = {"Configuration": "config", "Versions": "versions"}
-    tables = {name: metrics.get(key) for name, key in keys.items()}
-    return {name: table for name, table in tables.items() if isinstance(table, Mapping) and table}
+    tables: dict[str, Mapping[str, Any]]
+    tables = {"Configuration": metrics.config, "Versions": metrics.versions}
+    return {name: table for name, table in tables.items() if table}

@@ -5,9 +5,9 @@ The folder holds report.html, tables/*.csv and *.md, figures/*.svg and *.png.
 
 # ruff: noqa: E501
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from jinja2 import DictLoader
 
@@ -27,6 +27,7 @@ from src.reporting.study.tables import (
     written,
 )
 from src.storage.atomic import write_whole
+from src.storage.run_metrics import Refusal
 
 
 def write_study(folder: Path, study: Study) -> Path:
@@ -46,7 +47,7 @@ def page(study: Study, tables: Sequence[Table], drawn: Sequence[Drawing]) -> str
     """The page as text, with all that it shows."""
     pages = {"study.html": PAGE, "head.html": HEAD, "report.css": STYLE + STUDY_STYLE}
     jinja = environment().overlay(loader=DictLoader(pages))
-    names = sorted({(r.metrics.get("dataset") or {}).get("name") or "" for r in study.runs} - {""})
+    names = sorted({run.metrics.dataset.name for run in study.runs if run.metrics.dataset})
     return jinja.get_template("study.html").render(
         title=f"Federated PatchCore on {', '.join(names)}" if names else "Federated PatchCore",
         facts=_facts(study),
@@ -119,17 +120,16 @@ def _facts(study: Study) -> list[str]:
     facts = [counted(len(study.runs), "run")]
     if len(study.groups) > 1:
         facts.append(counted(len(study.groups), "group"))
-    seeds = {str(run.seed) for run in study.runs if run.seed is not None}
-    if seeds:
-        facts.append(f"seed {seeds.pop()}" if len(seeds) == 1 else counted(len(seeds), "seed"))
+    seeds = {run.seed for run in study.runs}
+    facts.append(f"seed {seeds.pop()}" if len(seeds) == 1 else counted(len(seeds), "seed"))
     clients = {run.figures["clients"] for run in study.runs if "clients" in run.figures}
     if len(clients) == 1:
         facts.append(counted(int(clients.pop()), "client"))
     return facts
 
 
-def _refused(study: Study) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(run.name, out) for run in study.runs for out in run.metrics.get("refused") or []]
+def _refused(study: Study) -> list[tuple[str, Refusal]]:
+    return [(run.name, out) for run in study.runs for out in run.metrics.refused]
 
 
 def cautions(study: Study) -> list[str]:
@@ -137,9 +137,9 @@ def cautions(study: Study) -> list[str]:
     said = []
     if len({len(group.runs) for group in study.groups}) > 1:
         said.append("The groups have not the same number of seeds.")
-    versions = [run.metrics.get("versions") or {} for run in study.runs]
+    versions = [run.metrics.versions for run in study.runs]
     names = dict.fromkeys(name for found in versions for name in found)
-    unlike = [n for n in names if len({str(found.get(n)) for found in versions}) > 1]
+    unlike = [n for n in names if len({found.get(n) for found in versions}) > 1]
     if unlike:
         said.append(f"The runs were made with different versions of {', '.join(unlike)}.")
     return said

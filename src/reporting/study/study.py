@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
-from src.evaluation.clients import fairness
-from src.reporting.flat import flatten
+from src.reporting.flatten import flatten_metrics
 from src.reporting.formats import is_figure
 from src.reporting.run.costs import FLOAT32_BYTES, traffic
-from src.reporting.run.summary import METRICS
+from src.reporting.run.summary import METRIC_NAMES
+from src.storage.run_metrics import FILE_NAME, RunMetrics, Seconds
+from src.storage.tensor_file import FileError
 
 AUDIT_FILE = "audit.json"
 AUDITED = (
@@ -30,7 +31,7 @@ AUDITED = (
     "tpr_at_1_percent",
     "tpr_at_0.1_percent",
 )
-METRICS_FILE, RUNS, ERROR_LOG = "metrics.json", "runs", "error.log"
+RUNS, ERROR_LOG = "runs", "error.log"
 CONFIDENCE = 0.95
 LONGEST_REASON = 300  # characters of a failed run's last words
 # what two runs may differ in and still be of one group: seeds, places, machines, what is reported
@@ -68,21 +69,21 @@ class Record:
 
     name: str
     folder: Path
-    metrics: Mapping[str, Any]
+    metrics: RunMetrics
 
     @property
-    def seed(self) -> Any:
-        return self.metrics.get("seed", self.settings.get("seed"))
+    def seed(self) -> int:
+        return self.metrics.seed
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return self.metrics.get("config") or {}
+        return self.metrics.config
 
     @cached_property
     def figures(self) -> dict[str, float]:
         """All figures by dotted name: `flatten`'s, the audit's, and what follows from them."""
-        flat: dict[str, float] = dict(flatten(self.metrics)) | self._audited()
-        return flat | _differences(flat) | _factors(self.metrics) | _spread(self.metrics)
+        flat: dict[str, float] = dict(flatten_metrics(self.metrics)) | self._audited()
+        return flat | _differences(flat) | _factors(self.metrics)
 
     def _audited(self) -> dict[str, float]:
         """What `fedpatchcore audit` has found, if it was run."""
@@ -199,7 +200,7 @@ def _run_folders(paths: Sequence[Path]) -> Iterable[tuple[Path, str]]:
     """Each run's folder and a name for it; a sweep's name goes before where there are several."""
     several = len(paths) > 1
     for path in paths:
-        if (path / METRICS_FILE).is_file():
+        if (path / FILE_NAME).is_file():
             yield path, path.resolve().name
         elif (path / RUNS).is_dir():
             for folder in sorted(p for p in (path / RUNS).iterdir() if p.is_dir()):
@@ -212,24 +213,21 @@ def _neither(path: Path) -> str:
     if not path.exists():
         return f"there is no folder {path}"
     if (path / "config.toml").is_file():
-        return f"{path} has no {METRICS_FILE}: that run has not finished"
+        return f"{path} has no {FILE_NAME}: that run has not finished"
     return (
-        f"{path} is neither a run directory, which holds {METRICS_FILE}, nor a sweep's, which "
+        f"{path} is neither a run directory, which holds {FILE_NAME}, nor a sweep's, which "
         f"holds {RUNS}/: name a folder that simulate, deploy or sweep has written"
     )
 
 
 def _read(folder: Path, name: str) -> Record | Unfinished:
-    path = folder / METRICS_FILE
+    path = folder / FILE_NAME
     if not path.is_file():
         return Unfinished(name, _last_words(folder / ERROR_LOG))
     try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{path} is not JSON ({error}): run it again, or leave it out") from None
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("config", {}), dict):
-        raise StudyError(f"{path} does not hold a run's figures: leave it out")
-    return Record(name, folder, metrics)
+        return Record(name, folder, RunMetrics.read(path))
+    except FileError as error:
+        raise StudyError(f"{error}; run it again, or leave it out") from None
 
 
 def _last_words(log: Path) -> str:
@@ -267,8 +265,8 @@ def study_of(records: Sequence[Record], unfinished: Sequence[Unfinished] = ()) -
     return Study(groups, _shared(records), unfinished, repeats)
 
 
-def _seed_order(record: Record) -> tuple[bool, float, str]:
-    return (not is_figure(record.seed), record.seed if is_figure(record.seed) else 0, record.name)
+def _seed_order(record: Record) -> tuple[int, str]:
+    return record.seed, record.name
 
 
 def _experiment(record: Record) -> dict[str, Any]:
@@ -279,8 +277,8 @@ def _experiment(record: Record) -> dict[str, Any]:
         if kind not in kinds or settings.get("partition.file"):
             settings.pop(key, None)
     settings.pop("data.root", None)
-    name = (record.metrics.get("dataset") or {}).get("name")
-    return settings | ({"dataset": name} if name else {})
+    dataset = record.metrics.dataset
+    return settings | ({"dataset": dataset.name} if dataset else {})
 
 
 def _is_apart(key: str) -> bool:
@@ -341,7 +339,7 @@ def _shared(records: Sequence[Record]) -> dict[str, Any]:
 def _differences(flat: Mapping[str, float]) -> dict[str, float]:
     """Federated minus centralized and minus local, figure by figure, within a run."""
     found = {}
-    for key in (key.replace("@", ".") for key in METRICS):
+    for key in (key.replace("@", ".") for key in METRIC_NAMES):
         for name, side in (("centralized", "centralized"), ("local", "local.mean")):
             pair = f"federated.{key}", f"{side}.{key}"
             if all(k in flat for k in pair):
@@ -349,32 +347,23 @@ def _differences(flat: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def _factors(metrics: Mapping[str, Any]) -> dict[str, float]:
+def _factors(metrics: RunMetrics) -> dict[str, float]:
     """How many times the upload every patch, and the merged bank, would be in float32."""
-    sent, bank = traffic(metrics), metrics.get("bank") or {}
+    sent, bank = traffic(metrics), metrics.bank
     if not sent or not sent["upload"]:
         return {}
-    one = (bank.get("size") or 0) * (bank.get("dim") or 0) * FLOAT32_BYTES
+    one = bank.size * bank.dim * FLOAT32_BYTES
     found = {"factor.every_patch": sent["factor"], "factor.one_bank": one / sent["upload"]}
     return {key: float(value) for key, value in found.items() if value}
 
 
-def _spread(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Fairness from the clients' figures, as metrics.json may hold these alone."""
-    served = fairness(client_figures(metrics))
-    return {f"fairness.{key}": float(served[key]) for key in ("worst", "gap", "jain") if served}
-
-
-def client_figures(metrics: Mapping[str, Any]) -> dict[int, float]:
+def client_figures(metrics: RunMetrics) -> dict[int, float]:
     """Client -> image AUROC of the merged bank on its own test images."""
-    clients = (metrics.get("fairness") or {}).get("clients") or []
-    return {
-        c["client"]: float(c["image_auroc"]) for c in clients if is_figure(c.get("image_auroc"))
-    }
+    return {client.client: client.image_auroc for client in metrics.fairness.clients}
 
 
 def stage_sums(
-    runs: Sequence[Record], amounts: Callable[[Mapping[str, Any]], Mapping[str, float]]
+    runs: Sequence[Record], amounts: Callable[[RunMetrics], Mapping[str, float]]
 ) -> dict[str, float]:
     """Stage -> mean over the runs that know their stages; a stage that a run lacks counts 0."""
     known = [found for found in (amounts(run.metrics) for run in runs) if found]
@@ -382,16 +371,23 @@ def stage_sums(
     return {name: sum(found.get(name, 0.0) for found in known) / len(known) for name in names}
 
 
-def seconds_by_stage(metrics: Mapping[str, Any], key: str = "seconds") -> dict[str, float]:
-    """Stage -> seconds: `seconds` of the slowest client, `work` over all clients."""
-    found = metrics.get(key) or {}
-    return {k: float(v) for k, v in found.items() if k != "total" and is_figure(v)}
+def seconds_by_stage(metrics: RunMetrics) -> dict[str, float]:
+    """Stage -> seconds of the slowest client."""
+    return _by_stage(metrics.seconds)
 
 
-def bytes_by_stage(metrics: Mapping[str, Any], way: str) -> dict[str, float]:
+def work_by_stage(metrics: RunMetrics) -> dict[str, float]:
+    """Stage -> seconds over all clients."""
+    return _by_stage(metrics.work)
+
+
+def _by_stage(seconds: Seconds) -> dict[str, float]:
+    return {stage: s for stage, s in seconds if stage != "total" and s is not None}
+
+
+def bytes_by_stage(metrics: RunMetrics, way: Literal["up", "down"]) -> dict[str, float]:
     """Stage -> bytes over all rounds: `up` from all clients, `down` to each."""
-    found: dict[str, float] = {}
-    for exchange in (metrics.get("traffic") or {}).get("stages") or []:
-        if is_figure(exchange.get(way)):
-            found[exchange["stage"]] = found.get(exchange["stage"], 0.0) + exchange[way]
-    return found
+    sums: dict[str, float] = {}
+    for exchange in metrics.traffic.stages:
+        sums[exchange.stage] = sums.get(exchange.stage, 0.0) + getattr(exchange, way)
+    return sums

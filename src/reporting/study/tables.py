@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from src.reporting.formats import DASH, byte_size, count, difference, duration, figure, setting
-from src.reporting.run.summary import METRICS
+from src.reporting.run.summary import METRIC_NAMES
 from src.reporting.study.study import (
     Estimate,
     Group,
@@ -19,11 +19,13 @@ from src.reporting.study.study import (
     bytes_by_stage,
     seconds_by_stage,
     stage_sums,
+    work_by_stage,
 )
+from src.storage.run_metrics import RunMetrics
 
 REPORT = "report.html"
 Form = Callable[[Any], str]
-Amounts = Mapping[str, Callable[[Mapping[str, Any]], dict[str, float]]]  # stage -> how much
+Amounts = Mapping[str, Callable[[RunMetrics], dict[str, float]]]  # stage -> how much
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _spelled(group: Group, found: Mapping[str, Estimate | None]) -> dict[str, An
 
 def _other_figures(groups: Sequence[Group]) -> Table:
     """Every figure but image AUROC, a row a group and bank."""
-    keys = {key.replace("@", "."): name for key, name in METRICS.items() if key != "image_auroc"}
+    keys = {key.replace("@", "."): name for key, name in METRIC_NAMES.items()}
+    del keys["image_auroc"]
     kept = [k for k in keys if any(g.values(f"{b}.{k}") for b in BANKS.values() for g in groups)]
     rows, numbers = [], []
     for group in groups:
@@ -211,14 +214,14 @@ def _other_figures(groups: Sequence[Group]) -> Table:
                 rows.append([group.label, name, *cells])
                 numbers.append({**_spelled(group, {}), "bank": name, **_spelled(group, found)})
     heads = ["group", "bank", *(keys[k] for k in kept)]
-    several = any(len(run.metrics.get("objects") or ()) > 1 for g in groups for run in g.runs)
+    several = any(len(run.metrics.objects) > 1 for g in groups for run in g.runs)
     note = "Means over the objects." if several else ""
     return Table("figures", "Other figures", note, heads, rows, numbers, words=2)
 
 
 SECONDS: Final[Amounts] = {
     "slowest client": seconds_by_stage,
-    "all clients": lambda metrics: seconds_by_stage(metrics, "work"),
+    "all clients": work_by_stage,
 }
 BYTES: Final[Amounts] = {
     "up, all clients": lambda metrics: bytes_by_stage(metrics, "up"),
