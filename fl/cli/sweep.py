@@ -13,7 +13,7 @@ from rich.text import Text
 from fl.cli.terminal import Sets, absolute, console, errors, new_folder
 from src.errors import UserError
 from src.reporting.flatten import flatten_metrics
-from src.reporting.formats import duration, figure
+from src.reporting.formats import duration, number
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +26,7 @@ AUROC = {  # side -> column of results.csv with its image AUROC
     "centralized": "centralized.image_auroc",
 }
 SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {  # column -> key, format
-    **{side: (key, figure) for side, key in AUROC.items()},
+    **{side: (key, number) for side, key in AUROC.items()},
     "radius": ("bank.radius", "{:.2f}".format),
     "MB sent": ("traffic.upload_bytes", lambda value: f"{value / 1e6:.2f}"),
 }
@@ -129,7 +129,7 @@ def _line(outcome: Outcome) -> str:
         return f"{outcome.run.name}: failed{seconds}"
     metrics = outcome.run.metrics()
     flat = flatten_metrics(metrics) if metrics else {}
-    parts = [f"{side} {figure(flat.get(key))}" for side, key in AUROC.items()]
+    parts = [f"{side} {number(flat.get(key))}" for side, key in AUROC.items()]
     return f"{outcome.run.name}: {', '.join(parts)}{seconds}"
 
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from src.reporting.formats import count, figure
+from src.reporting.formats import number
 from src.storage.run_metrics import LocalMetrics, MetricSet, ObjectMetrics, RunMetrics
 
 METRIC_NAMES = {
@@ -20,7 +20,6 @@ METRIC_NAMES = {
     "aupro": "AUPRO",
     "au_spro@0.05": "AU-sPRO@0.05",
 }
-WORTH_A_SHARE = 0.005  # a smaller gap between local and centralized is noise: no share of it
 
 
 def metric(metrics: MetricSet | None, key: str) -> float | None:
@@ -53,64 +52,21 @@ def metric_names(banks: Mapping[str, MetricSet]) -> dict[str, str]:
 
 
 def headline(metrics: RunMetrics) -> str:
-    """The comparison of image AUROC in words."""
+    """Image AUROC of each bank, in a line."""
     banks = compared_banks(metrics)
-    values = {name: metric(bank, "image_auroc") for name, bank in banks.items()}
-    auroc = {name: value for name, value in values.items() if value is not None}
-    if "federated" not in auroc:
+    if metric(banks.get("federated"), "image_auroc") is None:
         return "There is no image AUROC: it needs normal and anomalous test images."
-    objects = len(metrics.objects)
-    over = f", the mean of {count(objects)} objects" if objects > 1 else ""
-    private = _private(metrics)
-    sentence = f"Federated{private} reaches {figure(auroc['federated'])} image AUROC{over}"
-    if "centralized" in auroc:
-        sentence += f", {_beside(auroc['federated'] - auroc['centralized'])} centralized"
-    return f"{sentence}{_alone(auroc, metrics)}.{'' if private else _bought(auroc)}"
+    values = {name: metric(bank, "image_auroc") for name, bank in banks.items()}
+    words = [f"{name} {number(value)}" for name, value in values.items() if value is not None]
+    over = f", mean of {len(metrics.objects)} objects" if len(metrics.objects) > 1 else ""
+    return f"Image AUROC{over}{_private(metrics)}: {', '.join(words)}"
 
 
 def _private(metrics: RunMetrics) -> str:
-    """Of a private bank its ε; nothing else in the comparison is private."""
     privacy = metrics.privacy
     if privacy.epsilon is None:
         return ""
-    return f", private with ε = {privacy.epsilon:.4g} for one {privacy.unit},"
-
-
-def _beside(gain: float) -> str:
-    if figure(abs(gain)) == figure(0.0):
-        return "level with"
-    return f"{figure(abs(gain))} {'above' if gain > 0 else 'below'}"
-
-
-def _alone(auroc: Mapping[str, float], metrics: RunMetrics) -> str:
-    if "local mean" not in auroc:
-        return ""
-    words = f"; a client alone reaches {figure(auroc['local mean'])} on average"
-    worst = metrics.local.worst
-    if not worst or "local worst" not in auroc:
-        return words
-    return f"{words} and {figure(auroc['local worst'])} at worst (client {worst.client})"
-
-
-def _bought(auroc: Mapping[str, float]) -> str:
-    """The share of the way from a client alone to centralized, where the way is worth a word."""
-    if not {"local mean", "centralized"} <= auroc.keys():
-        return ""
-    gained = auroc["federated"] - auroc["local mean"]
-    possible = auroc["centralized"] - auroc["local mean"]
-    if possible < WORTH_A_SHARE:
-        return ""
-    if gained <= 0:
-        return " Federation gains nothing over a client alone."
-    if gained >= possible:
-        return " Pooling all images would gain no more."
-    share = _percent(gained / possible)
-    return f" Of what pooling all images would gain over a client alone, federation gains {share}."
-
-
-def _percent(share: float) -> str:
-    """Never 0 % or 100 % of what is neither nothing nor all."""
-    return f"{min(99, max(1, round(100 * share)))} %"
+    return f", federated with ε = {privacy.epsilon:.4g} for one {privacy.unit}"
 
 
 def summary_table(metrics: RunMetrics) -> Table:
@@ -129,6 +85,6 @@ def summary_table(metrics: RunMetrics) -> Table:
     for name in names.values():
         table.add_column(name, justify="right", no_wrap=True)
     for bank, values in banks.items():
-        cells = [figure(metric(values, key)) for key in names]
+        cells = [number(metric(values, key)) for key in names]
         table.add_row(bank, *cells, style="bold" if bank == "federated" else None)
     return table
