@@ -1,4 +1,4 @@
-"""What the benchmarks share: the command line, time and memory, the table and the JSON line."""
+"""Shared by the benchmarks: the command line, time and memory, the table and the JSON line."""
 
 import argparse
 import ctypes
@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 
 
 def command_line(doc: str, rows: int, dim: int) -> argparse.ArgumentParser:
-    """A parser of the options that all benchmarks take, with a benchmark's own sizes."""
+    """A parser with the options of all benchmarks, and a benchmark's default sizes."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--rows", type=int, default=rows)
-    parser.add_argument("--dim", type=int, default=dim, help="mtd has its own")
+    parser.add_argument("--dim", type=int, default=dim, help="ignored for mtd")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
@@ -35,19 +35,19 @@ def command_line(doc: str, rows: int, dim: int) -> argparse.ArgumentParser:
 
 
 def check_device(device: str) -> None:
-    """Leave with a sentence where the device is not there.
+    """Check that the device exists.
 
     Raises:
-        SystemExit: a GPU that this machine does not have.
+        SystemExit: this machine does not have the GPU.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise SystemExit(f"--device {device}: there is no GPU here")
+        raise SystemExit(f"--device {device}: this machine has no GPU")
 
 
 def median_seconds(work: Callable[[], object], device: str, repeats: int) -> float:
-    """Median time of `repeats` calls, after one that is not timed; a single call has none before.
+    """Median time of `repeats` calls after a warm-up call; a single call has no warm-up.
 
-    Work queued on a GPU counts until it is done.
+    The time includes work queued on a GPU.
     """
     if repeats > 1:
         work()
@@ -62,10 +62,10 @@ def median_seconds(work: Callable[[], object], device: str, repeats: int) -> flo
 
 
 def extra_memory(work: Callable[[], Result], device: str) -> tuple[Result, int | None]:
-    """What a call gives, and the bytes it had in use at most beyond those before it.
+    """Result of a call, and its peak memory in bytes beyond the memory in use before it.
 
-    On a GPU those that torch allocated there; on a CPU the process's own, None where the system
-    does not say.
+    Counts torch's allocations on a GPU, and the process's resident memory on a CPU; None if the
+    system does not report it.
     """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
@@ -73,8 +73,8 @@ def extra_memory(work: Callable[[], Result], device: str) -> tuple[Result, int |
         result = work()
         return result, torch.cuda.max_memory_allocated(device) - before
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # so that what was freed before is not used unseen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (man proc)
+        ctypes.CDLL(None).malloc_trim(0)  # so that memory freed earlier is not reused unnoticed
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak (man proc)
         before = _resident("VmRSS")
         result = work()
         return result, _resident("VmHWM") - before
@@ -82,29 +82,28 @@ def extra_memory(work: Callable[[], Result], device: str) -> tuple[Result, int |
 
 
 def keep_freed_memory() -> None:
-    """From here on the process uses memory again that it freed, whatever the size of the piece.
+    """From now on the process reuses the memory that it frees, whatever the size.
 
-    glibc gives pieces above 32 MiB back to the system at once: a loop that makes and frees a
-    matrix of that size would be timed for its page faults. One that also keeps a small piece each
-    time would keep cutting it from the freed matrix, which then no longer fits there: the small
-    ones find room of their own.
+    glibc returns blocks above 32 MiB to the system at once, so a loop that allocates and frees such
+    a matrix would be timed for its page faults. A loop that also keeps a small block each time
+    would cut it from the freed matrix, which then no longer fits: free small blocks prevent that.
     """
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
             library.mallopt(option, value)
         library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-        for piece in [library.malloc(256) for _ in range(200_000)][::2]:
-            library.free(piece)
+        for block in [library.malloc(256) for _ in range(200_000)][::2]:
+            library.free(block)
 
 
 def percent(part: int | None, whole: int) -> float | None:
-    """A share of some bytes."""
+    """A share of bytes in percent."""
     return None if part is None else 100 * part / whole
 
 
-def setting(args: argparse.Namespace) -> dict[str, object]:
-    """Where and with what a benchmark ran, for its JSON line."""
+def environment(args: argparse.Namespace) -> dict[str, object]:
+    """Machine, versions and options of a benchmark, for its JSON line."""
     return {
         "device": device_name(args.device),
         "machine": platform.machine(),
@@ -117,10 +116,12 @@ def setting(args: argparse.Namespace) -> dict[str, object]:
 
 
 def report(title: str, measured: dict[str, dict[str, float]], result: dict[str, object]) -> None:
-    """Print the table of what was measured, the single figures, and everything as JSON.
+    """Print the table of measurements, the single results, and everything as JSON.
 
     Args:
-        measured: for each name its figures, by column.
+        title: heading of the table.
+        measured: row name -> column name -> value.
+        result: results that are not in the table.
     """
     columns = list(dict.fromkeys(column for row in measured.values() for column in row))
     print(title)
@@ -133,8 +134,8 @@ def report(title: str, measured: dict[str, dict[str, float]], result: dict[str, 
     print(json.dumps({**result, "measured": measured}))
 
 
-def figures(seconds: float, ours: float, operations: float) -> dict[str, float]:
-    """The columns that everything timed has."""
+def speed(seconds: float, ours: float, operations: float) -> dict[str, float]:
+    """The table's columns of a measured time."""
     return {
         "seconds": seconds,
         "times_ours": seconds / ours,

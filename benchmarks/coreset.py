@@ -1,12 +1,12 @@
-"""Greedy selection against its own matrix product and against other selections, in one run.
+"""Compares greedy selection with its own matrix product and with other implementations.
 
     python benchmarks/coreset.py [--rows 50000] [--dim 512] [--fraction 0.1] [--repeats 5]
         [--device cpu] [--dtype float32] [--features synthetic] [--peers loop,anomalib,approximate]
 
-First checks the picks: on small cases and a larger one against a float64 loop, in the run itself
-each against the farthest row in float64. Prints a table, and one JSON line last. Ours and
-the product are medians after a warm-up; peers run once, after a small run of theirs. Covering radii
-are in the full dimension.
+First checks the picks: in test cases against a float64 loop, and in the benchmark against the
+farthest row in float64. Prints a table, and a JSON line at the end. Our time and the product's are
+medians after a warm-up; peers run once, after a small warm-up. Covering radii are in the full
+dimension.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from torch import Tensor
 from benchmarks.common import (
     check_device,
     command_line,
+    environment,
     extra_memory,
-    figures,
     keep_freed_memory,
     median_seconds,
     percent,
     report,
-    setting,
+    speed,
 )
 from benchmarks.features import features
 from benchmarks.peers import Select, anomalib, approximate, loop
@@ -37,11 +37,11 @@ from src.models.search.distances import tiles
 from src.models.search.flat_index import FlatIndex
 
 PEERS = ("loop", "anomalib", "approximate")
-# how far, relatively, a pick's distance may fall short of the largest: float32 tells squared
-# distances apart to about the root of D times its epsilon, which is 5e-6 at 1,536 dimensions
-SLACK = 5e-6
-AHEAD = 256  # picks whose distances to all rows are computed at a time for that
-BLOCK = {"cpu": (4096, 1024), "cuda": (65536, 4096)}  # rows and picks of one product
+# largest relative shortfall of a pick's distance: float32 resolves squared distances to about
+# sqrt(D) times its epsilon, which is 5e-6 at 1,536 dimensions
+MAX_SHORTFALL = 5e-6
+CHECKED_PICKS = 256  # picks per step of that check
+BLOCK = {"cpu": (4096, 1024), "cuda": (65536, 4096)}  # rows and picks per product
 
 
 def main() -> None:
@@ -59,16 +59,16 @@ def main() -> None:
         "target": len(picks),
         "devices": args.devices,
         "extra_memory_percent": percent(extra, rows.nbytes),
-        "slack": checked_slack(rows, picks),
+        "shortfall": shortfall(rows, picks),
     }
     measured = measure(rows, picks, args, notes)
     notes["ours_over_product"] = 1 / measured["product"]["times_ours"]
     title = f"{len(rows)} x {rows.shape[1]} -> {len(picks)}"
-    report(title, measured, {**setting(args), **notes})
+    report(title, measured, {**environment(args), **notes})
 
 
 def select(rows: Tensor, target: int, args: argparse.Namespace) -> Tensor:
-    """Our picks [k] int64, on the device of the rows."""
+    """Our picks [k] int64, on the rows' device."""
     chosen = farthest_first(rows, target, devices=args.shares)
     return torch.as_tensor(chosen.indices, device=rows.device)
 
@@ -76,15 +76,16 @@ def select(rows: Tensor, target: int, args: argparse.Namespace) -> Tensor:
 def measure(
     rows: Tensor, picks: Tensor, args: argparse.Namespace, notes: dict[str, object]
 ) -> dict[str, dict[str, float]]:
-    """Time ours, the product and the peers, and judge what each picked.
+    """Time our selection, the product and the peers, and compare their picks.
 
     Args:
         rows: [N, D].
-        picks: ours [k] int64.
-        notes: takes what is to be said of a peer.
+        picks: our picks [k] int64.
+        args: the command line.
+        notes: receives remarks on the peers.
 
     Returns:
-        figures by column, by name.
+        name -> column -> value.
     """
     target, plain = len(picks), rows.float()
     mine = median_seconds(lambda: select(rows, target, args), args.device, args.repeats)
@@ -95,7 +96,7 @@ def measure(
         if peer:
             seconds[name], chosen[name] = timed(peer, plain, target, args.device)
     operations = 2 * rows.numel() * target
-    measured = {name: figures(value, mine, operations) for name, value in seconds.items()}
+    measured = {name: speed(value, mine, operations) for name, value in seconds.items()}
     for name, selection in chosen.items():
         measured[name]["radius"] = radius(rows, selection)
         if "loop" in chosen:
@@ -104,14 +105,14 @@ def measure(
 
 
 def find(name: str) -> tuple[Select | None, str]:
-    """A peer by its name, and what to say of it."""
+    """A peer by name, and a remark on it."""
     if name == "anomalib":
         return anomalib()
-    return {"loop": loop, "approximate": approximate}[name], "restated here, float32"
+    return {"loop": loop, "approximate": approximate}[name], "reimplemented here, float32"
 
 
 def timed(peer: Select, rows: Tensor, target: int, device: str) -> tuple[float, Tensor]:
-    """Seconds of one selection, and its picks."""
+    """Seconds and picks of one selection."""
     peer(rows[:2048], 64)
     picks: list[Tensor] = []
     seconds = median_seconds(lambda: picks.append(peer(rows, target)), device, 1)
@@ -119,19 +120,19 @@ def timed(peer: Select, rows: Tensor, target: int, device: str) -> tuple[float, 
 
 
 def product(rows: Tensor, target: int) -> None:
-    """The matrix product of the same operations, by itself."""
-    stretch, block = BLOCK[rows.device.type]
-    for among in tiles(target, block):
-        columns = rows[among].T
-        for part in tiles(len(rows), stretch):
+    """The matrix product alone, with as many operations."""
+    tile_rows, block = BLOCK[rows.device.type]
+    for tile in tiles(target, block):
+        columns = rows[tile].T
+        for part in tiles(len(rows), tile_rows):
             rows[part] @ columns
 
 
 def check(args: argparse.Namespace) -> None:
-    """Picks equal a float64 loop's, where rows are worked on pick by pick and where in blocks.
+    """Check that the picks equal a float64 loop's, both sequentially and in blocks.
 
     Raises:
-        SystemExit: they do not.
+        SystemExit: they differ.
     """
     generator = np.random.default_rng(1)
     centres = 30 * generator.normal(size=(20, 32))
@@ -149,32 +150,24 @@ def check(args: argparse.Namespace) -> None:
             raise SystemExit(f"picks differ from the float64 loop's on {name} rows")
 
 
-def checked_slack(rows: Tensor, picks: Tensor) -> float:
-    """`slack`, where it is as little as it has to be.
-
-    Raises:
-        SystemExit: it is not.
-    """
-    worst = slack(rows, picks)
-    if worst > SLACK:
-        raise SystemExit(f"a pick is nearer than the farthest row by {worst:.1e} of its distance")
-    return worst
-
-
-def slack(rows: Tensor, picks: Tensor) -> float:
-    """By how much a pick was not the farthest row: the worst of all but the first, in float64.
+def shortfall(rows: Tensor, picks: Tensor) -> float:
+    """Largest shortfall of a pick, computed in float64.
 
     Args:
         rows: [N, D].
-        picks: [k] int64, in their order.
+        picks: [k] int64, in order.
 
     Returns:
-        1 - d / D, for the distances of the pick and of the farthest row to the picks before.
+        1 - d / D, where d and D are the distances of the pick and of the farthest row to all
+        previous picks.
+
+    Raises:
+        SystemExit: it exceeds MAX_SHORTFALL.
     """
     origin = rows.mean(0, dtype=torch.float32).double()
     closest = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=rows.device)
     worst = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for block in tiles(len(picks), AHEAD):
+    for block in tiles(len(picks), CHECKED_PICKS):
         chosen = picks[block]
         centres = rows[chosen].double() - origin
         squares = (centres * centres).sum(1)
@@ -188,11 +181,13 @@ def slack(rows: Tensor, picks: Tensor) -> float:
                 share = (closest[chosen[place]] / closest.max()).clamp(min=0).sqrt()
                 worst = torch.maximum(worst, 1 - share)
             torch.minimum(closest, gaps[place], out=closest)
+    if worst > MAX_SHORTFALL:
+        raise SystemExit(f"a pick is closer than the farthest row by {worst:.1e} of its distance")
     return float(worst)
 
 
 def radius(rows: Tensor, picks: Tensor) -> float:
-    """Covering radius of the rows by the picks."""
+    """Covering radius of the rows."""
     return float(FlatIndex(rows[picks]).nearest(rows)[0].max().sqrt())
 
 
@@ -200,13 +195,15 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = command_line(__doc__, rows=50_000, dim=512)
     parser.add_argument("--fraction", type=float, default=0.1)
-    parser.add_argument("--peers", default=",".join(PEERS), help="'' for none")
-    parser.add_argument("--devices", type=int, default=1, help="that share the work")
+    parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; '' for none")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="number of devices that share the work"
+    )
     args = parser.parse_args()
     check_device(args.device)
     args.peers = [name for name in args.peers.split(",") if name]
     if unknown := set(args.peers) - set(PEERS):
-        parser.error(f"--peers: no {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+        parser.error(f"--peers: unknown {', '.join(sorted(unknown))}; use {', '.join(PEERS)}")
     kind = torch.device(args.device).type
     names = [f"cuda:{i}" if kind == "cuda" else kind for i in range(args.devices)]
     args.shares = names if args.devices > 1 else None

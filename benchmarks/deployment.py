@@ -5,7 +5,6 @@ wide_resnet50_2 with random weights at 224 pixels: 784 patches of 1,536 dimensio
 """
 
 import argparse
-import json
 import re
 import socket
 import tempfile
@@ -28,6 +27,7 @@ from fl.engines.control import SuperLinkAddress
 from fl.engines.processes import free_port
 from fl.engines.submission import submit
 from src.data import write_synthetic
+from src.storage.run_metrics import RunMetrics
 
 PATCHES, DIM = 784, 1536
 DEADLINE = 1500.0
@@ -149,17 +149,17 @@ def measure(folder: Path, rows: int, images: int, nodes: int) -> dict:
     finally:
         for home in homes:
             down(home)
-    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = RunMetrics.read(out / "metrics.json")
     exchanges = dict(re.findall(r"(train|evaluate): \d+ replies in ([\d.]+) s", text))
-    uploads = sum(metrics["traffic"]["upload_bytes"])
-    broadcast = nodes * metrics["traffic"]["broadcast_bytes"]
+    uploads = sum(metrics.traffic.upload_bytes)
+    broadcast = nodes * metrics.traffic.broadcast_bytes
     return {
-        "rows sent": [client["sent"] for client in metrics["local"]["clients"]],
-        "rows merged": metrics["bank"]["size"],
+        "rows sent": [client.sent for client in metrics.local.clients],
+        "rows merged": metrics.bank.size,
         "seconds in all": round(seconds, 1),
         "seconds of train": float(exchanges["train"]),
         "seconds of evaluate": float(exchanges["evaluate"]),
-        "seconds by stage": {k: round(v, 1) for k, v in metrics["seconds"].items()},
+        "seconds by stage": {k: round(v, 1) for k, v in metrics.content()["seconds"].items()},
         "upload bytes": uploads,
         "broadcast bytes": broadcast,
         "upload factor": round((counter.up - before[0]) / uploads, 4),

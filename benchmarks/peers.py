@@ -1,4 +1,4 @@
-"""Other selections of the same rows: a plain loop, anomalib's, and the approximate greedy one."""
+"""Other selections to compare with: a plain loop, anomalib's, and approximate greedy selection."""
 
 import importlib
 import importlib.util
@@ -11,37 +11,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Select = Callable[[Tensor, int], Tensor]  # rows [N, D] and a target size to picks [k] int64
+Select = Callable[[Tensor, int], Tensor]  # rows [N, D], target size -> picks [k] int64
 
-MAPPED = 128  # dimensions that the approximate selection works in
+MAPPED = 128  # dimensions of the approximate selection
 STARTS = 10
 _ANOMALIB = "anomalib.models.components"
 
 
 def loop(rows: Tensor, target: int, seed: int = 42) -> Tensor:
-    """Farthest-first, one matrix-vector product a pick, in the rows' own precision."""
+    """Farthest-first with one matrix-vector product per pick, in the rows' own precision."""
     distances = torch.full_like(rows[:, 0], torch.finfo(rows.dtype).max)
-    along = torch.as_tensor(np.random.default_rng(seed).standard_normal(rows.shape[1]))
-    start = int((rows.float() @ along.float().to(rows.device)).argmax())  # where ours starts
+    direction = torch.as_tensor(np.random.default_rng(seed).standard_normal(rows.shape[1]))
+    start = int((rows.float() @ direction.float().to(rows.device)).argmax())  # our start row
     distances[start] = torch.inf
-    return _race(rows, distances, target)
+    return _select(rows, distances, target)
 
 
 def approximate(rows: Tensor, target: int, seed: int = 42) -> Tensor:
-    """Farthest-first as patchcore-inspection approximates it, in its leanest form.
+    """The approximation of farthest-first in patchcore-inspection, in its leanest form.
 
-    Distances are those of a random linear map of the rows, and a row's first distance is the mean
-    of those to some random rows, which need not be picked.
+    Distances are those of a random linear map of the rows. The first distance of a row is its mean
+    distance to some random rows, which need not be picked.
     """
     generator = torch.Generator().manual_seed(seed)
-    turn = torch.rand(rows.shape[1], MAPPED, generator=generator) - 0.5
-    mapped = rows @ turn.to(rows.device)
+    projection = torch.rand(rows.shape[1], MAPPED, generator=generator) - 0.5
+    mapped = rows @ projection.to(rows.device)
     starts = torch.randperm(len(rows), generator=generator)[:STARTS].to(rows.device)
-    return _race(mapped, torch.cdist(mapped, mapped[starts]).mean(1).square(), target)
+    return _select(mapped, torch.cdist(mapped, mapped[starts]).mean(1).square(), target)
 
 
-def _race(rows: Tensor, distances: Tensor, target: int) -> Tensor:
-    """The loop from given squared distances [N], which it overwrites; nothing leaves the device."""
+def _select(rows: Tensor, distances: Tensor, target: int) -> Tensor:
+    """The loop from initial squared distances [N], which it overwrites; all on one device."""
     norms = (rows * rows).sum(1)
     picks = torch.empty(target, dtype=torch.int64, device=rows.device)
     for place in range(target):
@@ -55,16 +55,16 @@ def _race(rows: Tensor, distances: Tensor, target: int) -> Tensor:
 
 
 def anomalib() -> tuple[Select | None, str]:
-    """The selection of anomalib, or None, and a line that says where it came from."""
+    """Anomalib's selection, or None, and a line that says where it came from."""
     spec = importlib.util.find_spec("anomalib")
     if spec is None or spec.origin is None:
-        return None, "left out, not installed: pip install fedpatchcore[bench]"
+        return None, "skipped, not installed: pip install fedpatchcore[bench]"
     try:
         sampling = importlib.import_module(f"{_ANOMALIB}.sampling")
         how = "its package"
-    except Exception as error:  # it imports many others, each of which may fail in its own way
+    except Exception as error:  # its many imports may fail in many ways
         sampling = _anomalib_alone(Path(spec.origin).parent)
-        how = f"two files of its package, which does not import here ({error!r})"
+        how = f"two files of its package, which cannot be imported ({error!r})"
 
     def select(rows: Tensor, target: int) -> Tensor:
         torch.manual_seed(0)
@@ -75,9 +75,9 @@ def anomalib() -> tuple[Select | None, str]:
 
 
 def _anomalib_alone(folder: Path) -> types.ModuleType:
-    """The module of anomalib's selection without the rest of the package."""
+    """Anomalib's selection module without the rest of the package."""
     for name in [name for name in sys.modules if name.split(".")[0] == "anomalib"]:
-        del sys.modules[name]  # what came of importing it as a whole
+        del sys.modules[name]  # left over from the failed import
     reduction = f"{_ANOMALIB}.dimensionality_reduction"
     packages = ["anomalib", "anomalib.models", _ANOMALIB, reduction, f"{_ANOMALIB}.sampling"]
     for name in packages:

@@ -1,11 +1,11 @@
-"""Nearest-neighbour search against its own matrix product and against FAISS, in one run.
+"""Compares nearest-neighbour search with its own matrix product and with FAISS.
 
     python benchmarks/scoring.py [--queries 25000] [--rows 22000] [--dim 1536] [--repeats 5]
         [--device cpu] [--dtype float32] [--features synthetic]
 
 First checks distances and indices of some queries against brute force in float64. Prints a table,
-and one JSON line last; all times are medians after a warm-up. On a GPU the split product is three
-of half precision, which together have float32's accuracy.
+and a JSON line at the end; all times are medians after a warm-up. The split product on a GPU
+consists of three half-precision products, which together are as accurate as float32.
 """
 
 import argparse
@@ -21,21 +21,21 @@ from torch import Tensor
 from benchmarks.common import (
     check_device,
     command_line,
+    environment,
     extra_memory,
-    figures,
     keep_freed_memory,
     median_seconds,
     percent,
     report,
-    setting,
+    speed,
 )
 from benchmarks.features import features
 from src.models import MemoryBank
 from src.models.search.distances import tiles
 from src.models.search.flat_index import FlatIndex
 
-CHECKED = 200  # queries
-QUERIES, ROWS = 8192, 65536  # a tile of the products
+CHECKED = 200  # queries to check
+QUERIES, ROWS = 8192, 65536  # queries and rows per product
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     bank = MemoryBank(rows.shape[1], device=args.device)
     bank.add(rows)
     check(queries[:CHECKED], rows, bank)
-    (_, found), extra = extra_memory(lambda: FlatIndex(rows).nearest(queries), args.device)
+    (_, ours), extra = extra_memory(lambda: FlatIndex(rows).nearest(queries), args.device)
     keep_freed_memory()
     work: dict[str, Callable[[], object]] = {
         "ours": lambda: FlatIndex(rows).nearest(queries),
@@ -59,12 +59,12 @@ def main() -> None:
         "extra_memory_percent": percent(extra, queries.nbytes + rows.nbytes),
     }
     if searches_with_faiss(args.device):
-        asked = queries.float().cpu().numpy()
-        theirs = torch.from_numpy(bank.index.search(asked, 1)[1][:, 0])
-        notes["same_as_faiss"] = float((found.cpu() == theirs).float().mean())
-        work["FAISS"] = lambda: bank.index.search(asked, 1)
+        array = queries.float().cpu().numpy()
+        theirs = torch.from_numpy(bank.index.search(array, 1)[1][:, 0])
+        notes["same_as_faiss"] = float((ours.cpu() == theirs).float().mean())
+        work["FAISS"] = lambda: bank.index.search(array, 1)
     else:
-        notes["FAISS"] = "left out, faiss-gpu is not installed"
+        notes["FAISS"] = "skipped, faiss-gpu is not installed"
     wide = queries.float(), rows.float()
     work["product"] = lambda: product(*wide)
     if queries.is_cuda:
@@ -76,27 +76,30 @@ def main() -> None:
         notes[f"ours_over_{name.replace(' ', '_')}"] = seconds["ours"] / seconds[name]
     report(
         f"{len(queries)} queries, {len(rows)} x {rows.shape[1]}",
-        {name: figures(value, seconds["ours"], operations) for name, value in seconds.items()},
-        {**setting(args), **notes},
+        {name: speed(value, seconds["ours"], operations) for name, value in seconds.items()},
+        {**environment(args), **notes},
     )
 
 
 def check(queries: Tensor, rows: Tensor, bank: MemoryBank) -> None:
-    """Distances are those of a float64 search to 1e-5, indices too where no second is as close.
+    """Check distances (to 1e-5) and unambiguous indices against a search in float64.
 
     Raises:
-        SystemExit: they are not.
+        SystemExit: they differ.
     """
     distances = torch.cat([to_rows(queries, rows[part]) for part in tiles(len(rows), 4096)], 1)
     (best, second), (at, _) = (x.T for x in distances.topk(2, largest=False))
     clear = second - best > 1e-6 * second
     squared, index = FlatIndex(rows).nearest(queries)
     from_bank = (x[:, 0] for x in bank.neighbours(queries))
-    for name, (found, which) in {"FlatIndex": (squared.sqrt(), index), "bank": from_bank}.items():
-        if not torch.allclose(found.double(), best, rtol=1e-5, atol=0):
-            raise SystemExit(f"{name}: distances differ from the float64 search's")
+    for name, (distance, which) in {
+        "FlatIndex": (squared.sqrt(), index),
+        "bank": from_bank,
+    }.items():
+        if not torch.allclose(distance.double(), best, rtol=1e-5, atol=0):
+            raise SystemExit(f"{name}: distances differ from the float64 search")
         if (which != at)[clear].any():
-            raise SystemExit(f"{name}: other rows are closest in a float64 search")
+            raise SystemExit(f"{name}: indices differ from the float64 search")
 
 
 def to_rows(queries: Tensor, rows: Tensor) -> Tensor:
@@ -106,31 +109,31 @@ def to_rows(queries: Tensor, rows: Tensor) -> Tensor:
 
 
 def searches_with_faiss(device: str) -> bool:
-    """Whether FAISS has a flat index on the device."""
+    """Whether FAISS supports the device."""
     on_gpu = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     return device == "cpu" or on_gpu
 
 
 def product(queries: Tensor, rows: Tensor) -> None:
-    """The matrix product of the same operations, by itself."""
-    for among in tiles(len(rows), ROWS):
-        columns = rows[among].T
+    """The matrix product alone, with as many operations."""
+    for tile in tiles(len(rows), ROWS):
+        columns = rows[tile].T
         for part in tiles(len(queries), QUERIES):
             torch.mm(queries[part], columns)
 
 
 def split(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Halves [N, D] float16, high and low, that sum up to the rows."""
+    """High and low parts [N, D] float16, which add up to the rows."""
     high = rows.half()
     return high, (rows - high).half()
 
 
 def split_product(queries: tuple[Tensor, Tensor], rows: tuple[Tensor, Tensor]) -> None:
-    """The three products of halves: high with high, high with low, low with high."""
-    for among in tiles(len(rows[0]), ROWS):
+    """Three products: high with high, high with low, and low with high."""
+    for tile in tiles(len(rows[0]), ROWS):
         for part in tiles(len(queries[0]), QUERIES):
             for left, right in ((0, 0), (0, 1), (1, 0)):
-                torch.mm(queries[left][part], rows[right][among].T, out_dtype=torch.float32)
+                torch.mm(queries[left][part], rows[right][tile].T, out_dtype=torch.float32)
 
 
 def arguments() -> argparse.Namespace:

@@ -28,6 +28,7 @@ from fl.workspace.progress import SERVER, Clock, reporter
 from src.data import DataError
 from src.data.partition import Partition
 from src.reporting.run.summary import headline
+from src.storage.run_metrics import MetricSet
 
 POLL = 0.2  # seconds between two looks at the connected nodes
 
@@ -108,11 +109,14 @@ def report(
         write_deployed_run(out, model, metrics)
     else:
         metrics = with_test_set(metrics, model, state, data, pooled, baseline)
-        found = {"comparators": comparators, "heterogeneity": heterogeneity(out, data, baseline)}
-        metrics = metrics.model_copy(update=found)
+        more = {
+            "comparators": {n: MetricSet.model_validate(m) for n, m in comparators.items()},
+            "heterogeneity": heterogeneity(out, data, baseline),
+        }
+        metrics = metrics.model_copy(update=more)
         write_simulated_run(out, settings, model, metrics, data, pooled, baseline)
-    track_run(settings.track, out, metrics.content())
-    log.info("%s\nrun directory: %s", headline(metrics.content()), out)
+    track_run(settings.track, out, metrics)
+    log.info("%s\nrun directory: %s", headline(metrics), out)
 
 
 def open_protocol(settings: Settings, out: Path) -> Protocol:

@@ -272,7 +272,7 @@ def _far(
     model = subject.model
     included = canaries.select(np.flatnonzero(inside))
     included.samples = [*included.samples, *rest.samples]
-    picked = model.select(included, model.coreset_percentage, selecting=stage("coreset"))
+    picked = model.select(included, model.coreset_percentage, progress=stage("coreset"))
     rows = picked.features.float().numpy()
     if subject.noise_epsilon:
         rows = add_embedding_noise(unit_rows(rows), subject.noise_sigma, system_noise)

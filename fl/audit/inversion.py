@@ -9,7 +9,7 @@ from fl.audit.bank import Subject
 from src.data import InspectionDataset
 from src.federated.candidates import Stage
 from src.models import PatchCore
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.models.patchcore import Progress
 from src.privacy.attacks.inversion import invert, painted, patch_pixels
 from src.privacy.queries import unit_patches
@@ -105,7 +105,7 @@ def _known(
     return np.concatenate(vectors), np.concatenate(pixels)
 
 
-def _features(rows: np.ndarray, frame: Frame | None) -> np.ndarray:
+def _features(rows: np.ndarray, frame: FeatureTransform | None) -> np.ndarray:
     """Rows as patches in the features' own coordinates."""
     if frame is None or frame.basis is None or frame.origin is None:
         return rows
@@ -116,7 +116,7 @@ def _nearest(
     model: PatchCore,
     images: InspectionDataset,
     rows: np.ndarray,
-    frame: Frame | None,
+    frame: FeatureTransform | None,
     progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image and place [K] of the training patch nearest to each row."""
@@ -126,7 +126,7 @@ def _nearest(
     grids = (grid.features for batch in model.embed(images, progress) for grid in batch)
     for number, grid in enumerate(grids):
         patches = grid.flatten(0, 1).to(model.device).float()
-        patches = patches if frame is None else frame.place(patches)
+        patches = patches if frame is None else frame.apply(patches)
         squares = (patches * patches).sum(1)[:, None] - 2 * patches @ at.T
         found, place = squares.min(0)
         closer = (found < least).cpu()

@@ -37,7 +37,7 @@ from src.data.partition import Partition
 from src.federated.bank_set import split_by_bank
 from src.federated.candidates import Stage
 from src.models import FileError, PatchCore
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.models.model_file import ModelFile
 from src.privacy.attacks.auditing import CONFIDENCE
 from src.privacy.attacks.embedding_noise import (
@@ -52,6 +52,7 @@ from src.privacy.mechanisms.config import Plan
 from src.privacy.runner import replayed, system_noise
 from src.reporting.audit.page import Finding, write_audit_page
 from src.storage.atomic import write_whole
+from src.storage.run_metrics import RunMetrics
 
 AUDIT, PAGE = "audit.json", "audit.html"
 EMBEDDING_NOISE = "embedding_noise"
@@ -70,7 +71,7 @@ class Finished:
     partition: Partition
     file: ModelFile
     ledger: Ledger
-    metrics: Mapping[str, Any]
+    metrics: RunMetrics
 
 
 def open_finished(folder: Path) -> Finished:
@@ -94,12 +95,12 @@ def open_finished(folder: Path) -> Finished:
         partition.check(data.train.samples, data.test.samples)
         file = ModelFile.read(folder / MODEL)
         ledger = _ledger(folder, settings)
+        metrics = RunMetrics.read(folder / METRICS)
     except (DataError, FileError) as error:
         raise ConfigError(f"{folder} cannot be audited: {error}") from error
     model = build_model(settings)
     if model.backbone.fingerprint != file.fingerprint:
         raise ConfigError(f"{folder} cannot be audited: its model was made with other weights")
-    metrics = json.loads((folder / METRICS).read_text("utf-8"))
     return Finished(folder, settings, model, data, partition, file, ledger, metrics)
 
 
@@ -153,7 +154,7 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
         ConfigError: there is too little to audit a bank with.
     """
     settings, model = run.settings, run.model
-    merged = [client["client"] for client in run.metrics["local"]["clients"]]
+    merged = [client.client for client in run.metrics.local.clients]
     trained = [run.data.share(run.partition, client).train for client in merged]
     shares = [split_by_bank(train, settings.model_scope) for train in trained]
     tests = split_by_bank(run.data.test, settings.model_scope)
@@ -179,7 +180,7 @@ def subjects_of(run: Finished, public: Path | None, seed: int) -> list[Subject]:
                 others,
                 own or others.select(half[: len(others) // 2]),
                 bool(public),
-                (rows, run.file.frames.get(name)),
+                (rows, run.file.transforms.get(name)),
                 run.ledger.budget.delta if run.ledger.budget else settings.privacy_delta,
             )
         )
@@ -202,7 +203,9 @@ def with_embedding_noise(
 
     def noisy(subject: Subject) -> Bank:
         sigma = sigma_for_vector(epsilon, subject.delta)
-        return add_embedding_noise(unit_rows(subject.bank[0]), sigma, system_noise), Frame()
+        return add_embedding_noise(
+            unit_rows(subject.bank[0]), sigma, system_noise
+        ), FeatureTransform()
 
     return [replace(s, bank=noisy(s), noise_epsilon=epsilon) for s in subjects]
 
@@ -292,7 +295,7 @@ def _figures(
         claimed = run.ledger.epsilon if math.isfinite(run.ledger.epsilon) else None
     figures: dict[str, Any] = {
         "mechanism": settings.privacy_mechanism,
-        "guarantee": run.metrics["privacy"]["guarantee"],
+        "guarantee": run.metrics.privacy.guarantee,
         "claimed_epsilon": claimed,
         "delta": subject.delta,
         "epsilon_lower_bound": audits[shown]["epsilon_lower_bound"],

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fl.cli.terminal import console, errors
 from src.errors import UserError
-from src.reporting.formats import figure
+from src.reporting.formats import number
 
 if TYPE_CHECKING:
     from src.federated.candidates import Stage
@@ -93,7 +93,7 @@ def _table(figures: Mapping) -> Table:
         table.add_row(
             name,
             "none" if found["claimed_epsilon"] is None else f"{found['claimed_epsilon']:.4g}",
-            *(figure(found[key]) for key in keys),
-            figure(found["inversion"]["median_correlation"]),
+            *(number(found[key]) for key in keys),
+            number(found["inversion"]["median_correlation"]),
         )
     return table

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from fl.cli.terminal import Sets, absolute, console, errors, new_folder
 from src.errors import UserError
-from src.reporting.flat import flatten
-from src.reporting.formats import duration, figure
+from src.reporting.flatten import flatten_metrics
+from src.reporting.formats import duration, number
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +26,7 @@ AUROC = {  # side -> column of results.csv with its image AUROC
     "centralized": "centralized.image_auroc",
 }
 SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {  # column -> key, format
-    **{side: (key, figure) for side, key in AUROC.items()},
+    **{side: (key, number) for side, key in AUROC.items()},
     "radius": ("bank.radius", "{:.2f}".format),
     "MB sent": ("traffic.upload_bytes", lambda value: f"{value / 1e6:.2f}"),
 }
@@ -127,8 +127,9 @@ def _line(outcome: Outcome) -> str:
     seconds = f" ({duration(outcome.seconds)})" if outcome.seconds is not None else ""
     if outcome.error:
         return f"{outcome.run.name}: failed{seconds}"
-    metrics = flatten(outcome.run.metrics() or {})
-    parts = [f"{side} {figure(metrics.get(key))}" for side, key in AUROC.items()]
+    metrics = outcome.run.metrics()
+    flat = flatten_metrics(metrics) if metrics else {}
+    parts = [f"{side} {number(flat.get(key))}" for side, key in AUROC.items()]
     return f"{outcome.run.name}: {', '.join(parts)}{seconds}"
 
 
@@ -144,7 +145,8 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         run = outcome.run
         cells = [str(run.varied[key]) for key in keys] or [run.name]
-        metrics = flatten(run.metrics() or {}) if not outcome.error else {}
-        cells += [write(metrics[k]) if k in metrics else "-" for k, write in SHOWN.values()]
+        metrics = run.metrics() if not outcome.error else None
+        flat = flatten_metrics(metrics) if metrics else {}
+        cells += [write(flat[k]) if k in flat else "-" for k, write in SHOWN.values()]
         table.add_row(*map(Text, cells), style="red" if outcome.error else None)
     return table

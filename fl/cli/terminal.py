@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,12 +108,13 @@ def show_results(folder: Path) -> None:
     from fl.server.replies import display_name
     from fl.workspace.directory import METRICS
     from src.reporting.run.summary import headline, summary_table
+    from src.storage.run_metrics import RunMetrics
 
-    metrics = json.loads((folder / METRICS).read_text())
+    metrics = RunMetrics.read(folder / METRICS)
     console.print(summary_table(metrics))
     console.print(headline(metrics), highlight=False)
-    for refusal in metrics["refused"]:
-        message = f"{display_name(refusal['client'])} was left out: {refusal['reason']}"
+    for refusal in metrics.refused:
+        message = f"{display_name(refusal.client)} was left out: {refusal.reason}"
         errors.print(message, style="red", markup=False, highlight=False)
     console.print(f"[bold]{folder / 'report.html'}[/]", soft_wrap=True)
 

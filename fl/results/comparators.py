@@ -14,7 +14,7 @@ from src.federated.candidates import Stage, find_candidates
 from src.federated.scoring import metrics_by_object, score_test_set
 from src.federated.types import Bank
 from src.models import PatchCore
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.privacy.mechanisms.gaussian import gaussian_of
 from src.privacy.records import sampled_patches
 
@@ -45,14 +45,14 @@ def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) 
         rows = sampled_patches(model, public_images(settings, name), SAMPLED_PATCHES, random)
         fitted = gaussian_of(rows)
         mean = np.zeros((1, rows.shape[1]), np.float32)
-        return Bank(mean, Frame(fitted.mean, fitted.whitening()))
+        return Bank(mean, FeatureTransform(fitted.mean, fitted.whitening()))
 
     def centres(name: str) -> Bank:
         from sklearn.cluster import KMeans  # its import takes a second
 
         rows = sampled_patches(model, train[name], SAMPLED_PATCHES, random)
         k_means = KMeans(min(CENTRES, len(rows)), n_init=1, random_state=settings.seed)
-        return Bank(k_means.fit(rows).cluster_centers_.astype(np.float32), Frame())
+        return Bank(k_means.fit(rows).cluster_centers_.astype(np.float32), FeatureTransform())
 
     comparators = {K_MEANS: centres}
     if settings.has_public:

@@ -49,7 +49,7 @@ def write_predictions(model: PatchCore, images: InspectionDataset, out: Path) ->
     low, high = _common_scale(model, predictions)
     rows = []
     for i, (prediction, name) in enumerate(zip(predictions, names, strict=True)):
-        drawn = model.draw(prediction)
+        drawn = model.anomaly_map(prediction)
         save_anomaly_map(drawn, out / "maps" / f"{name}.png")
         _save_overlay(images[i][0].numpy(), drawn, (low, high), out / "overlays" / f"{name}.png")
         rows.append(_row(images.samples[i].key, name, prediction.score, model.threshold))

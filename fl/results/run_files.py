@@ -95,9 +95,7 @@ def _write_pages(
     pictures: "Pictures",
 ) -> None:
     page = out / "report.html"
-    write_report(
-        page, metrics.content(), rows, clients, pictures.image, pictures.map, pictures.mask
-    )
+    write_report(page, metrics, rows, clients, pictures.image, pictures.map, pictures.mask)
     metrics.write(out / METRICS)
     clear_scratch(out)
 
@@ -166,7 +164,7 @@ class Pictures:
 
     def map(self, row: ScoreRow) -> np.ndarray:
         """[H, W] float32."""
-        return self.model.draw(self.predictions[row.key])
+        return self.model.anomaly_map(self.predictions[row.key])
 
     def mask(self, row: ScoreRow) -> np.ndarray | None:
         """[H, W] bool, or None if the image has no ground truth."""

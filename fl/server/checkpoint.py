@@ -112,7 +112,7 @@ def _client(record: ClientRecord) -> _Client:
 
 def _state(content: _RoundFile, file: ModelFile) -> ServerState:
     banks = {
-        name: MergedBank(file.banks[name], file.frames.get(name), **dict(fields))
+        name: MergedBank(file.banks[name], file.transforms.get(name), **dict(fields))
         for name, fields in content.banks.items()
     }
     return ServerState(

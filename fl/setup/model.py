@@ -22,7 +22,7 @@ def build_model(settings: Settings) -> PatchCore:
             coreset_percentage=settings.model_coreset_percentage,
             image_size=settings.image_size,
             scale=settings.image_scale,
-            even_light=settings.data_normalize_brightness,
+            normalize_brightness=settings.data_normalize_brightness,
             crop=settings.data_crop or None,
             neighbors=settings.model_neighbors,
             border=settings.model_border,

@@ -39,8 +39,9 @@ from fl.config import (
     with_absolute_paths,
 )
 from fl.workspace.directory import METRICS
-from src.reporting.flat import flatten
+from src.reporting.flatten import flatten_metrics
 from src.storage.atomic import write_whole
+from src.storage.run_metrics import RunMetrics
 
 RUNS, BASELINES, RESULTS = "runs", "baselines", "results.csv"
 TABLES = ("base", "settings", "grid", "runs")
@@ -61,13 +62,13 @@ class Run:
         """Its run directory."""
         return Path(self.settings.out)
 
-    def metrics(self) -> dict | None:
+    def metrics(self) -> RunMetrics | None:
         """Its metrics, if it has finished with these settings."""
         path = self.folder / METRICS
         if not path.is_file():
             return None
-        metrics = json.loads(path.read_text())
-        same = identity(metrics["config"]) == identity(self.settings.flat())
+        metrics = RunMetrics.read(path)
+        same = identity(metrics.config) == identity(self.settings.flat())
         return metrics if same else None
 
 
@@ -139,7 +140,7 @@ def _row(outcome: Outcome) -> dict[str, object]:
         "seed": run.settings.seed,
         "status": "done" if metrics else "failed",
         "error": outcome.error,
-        **(flatten(metrics) if metrics else {}),
+        **(flatten_metrics(metrics) if metrics else {}),
     }
 
 

@@ -19,7 +19,7 @@ from src.federated.bank_set import BankSet
 from src.federated.candidates import EncodedBank
 from src.federated.codec import CODES, OFFSET, STEP, Encoding, decode
 from src.federated.types import Bank, BankRefused, ClientBank, ClientStats
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 
 BANKS, QUOTA, ROUND, TRANSFORMS = CODES, "quota", "round", "transforms"
 PARTS = (CODES, OFFSET, STEP)  # a record each, of arrays by bank
@@ -94,14 +94,14 @@ def pack_merged(banks: Mapping[str, Bank]) -> RecordDict:
 
 def unpack_merged(content: RecordDict) -> BankSet[Bank]:
     """The inverse of `pack_merged`."""
-    transforms: dict[str, Frame] = {}
+    transforms: dict[str, FeatureTransform] = {}
     if TRANSFORMS in content:
         names: Any = content[TRANSFORMS]["banks"]
         origins, bases = (
             unpack_banks(content.array_records[f"{TRANSFORMS}-{part}"])
             for part in ("origin", "basis")
         )
-        transforms = {name: Frame(origins.get(name), bases.get(name)) for name in names}
+        transforms = {name: FeatureTransform(origins.get(name), bases.get(name)) for name in names}
     rows = unpack_rows(content)
     return BankSet({name: Bank(array, transforms.get(name)) for name, array in rows.items()})
 

@@ -1,10 +1,6 @@
-"""How well a detector does: image and pixel metrics."""
+"""Metrics of a detector: image-level, pixel-level, and how the clients of a federation differ."""
 
-from src.evaluation.metrics import image_metrics, roc_curve_points
+from src.evaluation.metrics import image_metrics
 from src.evaluation.pixel import pixel_metrics
 
-__all__ = [
-    "image_metrics",
-    "pixel_metrics",
-    "roc_curve_points",
-]
+__all__ = ["image_metrics", "pixel_metrics"]

@@ -1,4 +1,4 @@
-"""How unlike the clients of a federation are, and how unequally the merged bank serves them."""
+"""How much the clients' images differ, and how equally the merged bank serves the clients."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,35 +17,35 @@ def feature_shift(means: np.ndarray, clients: Sequence[int]) -> float:
         means: [N, D] mean patch feature of each image.
         clients: [N] who holds it.
     """
-    number = np.asarray(clients)
+    owner = np.asarray(clients)
     total = np.square(means - means.mean(0)).sum()
-    held = [means[number == client] for client in np.unique(number)]
-    within = sum(np.square(rows - rows.mean(0)).sum() for rows in held)
-    free = len(means) - len(held)
-    if not total or free < 1:
+    groups = [means[owner == client] for client in np.unique(owner)]
+    within = sum(np.square(rows - rows.mean(0)).sum() for rows in groups)
+    freedom = len(means) - len(groups)
+    if not total or freedom < 1:
         return 0.0
-    return float(max(0.0, 1 - within / free * (len(means) - 1) / total))
+    return float(max(0.0, 1 - within / freedom * (len(means) - 1) / total))
 
 
 def value_skew(values: Sequence[Sequence[str]]) -> float:
-    """Mean total variation distance of the clients' values from all clients' together, 0 to 1.
+    """Mean total variation distance of each client's values from all clients' pooled, 0 to 1.
 
     Args:
-        values: for each client, the value (category, attribute) of each of its images. A client
-            weighs as much as it has images.
+        values: for each client, the value (category, attribute) of each of its images. Clients
+            are weighted by their number of images.
     """
-    pooled = Counter(value for held in values for value in held)
+    pooled = Counter(value for own in values for value in own)
     images = sum(pooled.values())
     distances = []
-    for held in values:
-        own = Counter(held)
-        gaps = (abs(own[v] / len(held) - n / images) for v, n in pooled.items())
-        distances.append(sum(gaps) / 2 * len(held) if held else 0.0)
+    for own in values:
+        counts = Counter(own)
+        gaps = (abs(counts[v] / len(own) - n / images) for v, n in pooled.items())
+        distances.append(sum(gaps) / 2 * len(own) if own else 0.0)
     return sum(distances) / images
 
 
 def size_skew(sizes: Sequence[int]) -> float:
-    """1 - Jain's index of the clients' numbers of images: 0 where all hold as many."""
+    """1 - Jain's index of the clients' numbers of images: 0 where all hold equally many."""
     return 1 - jain(sizes)
 
 
@@ -55,23 +55,23 @@ def jain(values: Sequence[float]) -> float:
     return float(x.sum() ** 2 / (len(x) * np.square(x).sum())) if x.any() else 1.0
 
 
-def fairness(figures: Mapping[int, float]) -> dict:
-    """How equally a figure is spread over clients.
+def fairness(auroc: Mapping[int, float]) -> dict:
+    """How equally image AUROC is spread over clients, as metrics.json holds it.
 
     Args:
-        figures: client -> its figure, such as the image AUROC on its own test images.
+        auroc: client -> image AUROC on its own test images.
 
     Returns:
-        `clients`, and of them the `worst`, which it is, the `gap` to the best, and `jain`'s index;
-        nothing without a client.
+        `clients`, the `worst` value, `worst_client`, the `gap` to the best, and `jain`'s index;
+        empty without a client.
     """
-    if not figures:
+    if not auroc:
         return {}
-    worst = min(figures, key=lambda client: figures[client])
+    worst = min(auroc, key=lambda client: auroc[client])
     return {
-        "clients": [{"client": c, "image_auroc": figures[c]} for c in sorted(figures)],
-        "worst": figures[worst],
+        "clients": [{"client": c, "image_auroc": auroc[c]} for c in sorted(auroc)],
+        "worst": auroc[worst],
         "worst_client": worst,
-        "gap": max(figures.values()) - figures[worst],
-        "jain": jain(list(figures.values())),
+        "gap": max(auroc.values()) - auroc[worst],
+        "jain": jain(list(auroc.values())),
     }

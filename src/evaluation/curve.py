@@ -1,10 +1,9 @@
 """A weighted ROC curve of few defective pixels against any number of normal ones.
 
-Lower a threshold: along x runs the share of normal pixels above it, along y the sum of the
-weights of the defective pixels above it. The height needs the defective pixels only, so these
-are held, and the normal ones are counted between their scores. Steps of less than 1/STEPS are
-merged: the curve is off by no more than that anywhere, however the scores are distributed and
-however small the part of the curve that is integrated. Ties stay tied.
+As the threshold falls, x is the share of normal pixels above it and y the sum of the weights of
+the defective pixels above it. Only the defective pixels are kept in memory; the normal ones are
+counted between their scores. Steps of less than 1/STEPS are merged, so the curve is off by at
+most that anywhere, for any distribution of scores and any limit. Ties stay tied.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ CHUNK = 1 << 22  # normal pixels sorted at a time
 
 
 class WeightedCurve:
-    """Arrays are [S], one entry a step, in ascending order of score."""
+    """Arrays are [S], one entry per step, in ascending order of score."""
 
     def __init__(self, scores: np.ndarray, weights: np.ndarray) -> None:
         """scores, weights: [P] of the defective pixels; the weights sum to 1 at most."""
@@ -26,7 +25,7 @@ class WeightedCurve:
         self.reached = np.zeros(self.low.size, dtype=np.int64)  # normal pixels >= low
 
     def add_normals(self, scores: np.ndarray) -> None:
-        """Counts normal pixels, [N] and sorted, into the curve."""
+        """Count sorted normal pixels, [N], into the curve."""
         self.normals += scores.size
         self.above += scores.size - np.searchsorted(scores, self.high, "right")
         self.reached += scores.size - np.searchsorted(scores, self.low, "left")
@@ -49,15 +48,15 @@ class WeightedCurve:
 
 
 def sorted_chunks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Joins arrays of scores into sorted ones of about CHUNK values."""
-    held: list[np.ndarray] = []
+    """Join arrays of scores into sorted ones of about CHUNK values."""
+    chunk: list[np.ndarray] = []
     for part in parts:
-        held.append(part)
-        if sum(array.size for array in held) >= CHUNK:
-            yield np.sort(np.concatenate(held))
-            held = []
-    if held:
-        yield np.sort(np.concatenate(held))
+        chunk.append(part)
+        if sum(array.size for array in chunk) >= CHUNK:
+            yield np.sort(np.concatenate(chunk))
+            chunk = []
+    if chunk:
+        yield np.sort(np.concatenate(chunk))
 
 
 def _merge_steps(

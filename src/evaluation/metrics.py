@@ -1,6 +1,6 @@
-"""Image-level metrics: how well one score an image tells anomalous from normal images.
+"""Image-level metrics: how well one score per image separates anomalous from normal images.
 
-scikit-learn is imported where it is used: it takes a second, which many commands need not wait for.
+scikit-learn is imported inside the function: it takes a second, and most commands do not need it.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,16 @@ def image_metrics(
 ) -> dict[str, float]:
     """Image AUROC, average precision and the best F1 over all thresholds.
 
-    scores: [N], larger is more anomalous; labels: [N], 0 normal and 1 anomalous.
-    Returns image_auroc, image_ap and image_f1_max, each in [0, 1]; an empty dict where only
-    one class is present, since none of them is defined there.
-    Raises ValueError for lengths that differ, other labels, and scores that are not finite.
+    Args:
+        scores: [N], larger is more anomalous.
+        labels: [N], 0 normal and 1 anomalous.
+
+    Returns:
+        image_auroc, image_ap and image_f1_max, each in [0, 1]; empty if there is only one class,
+        where they are undefined.
+
+    Raises:
+        ValueError: lengths differ, a label is neither 0 nor 1, or a score is not finite.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -28,31 +34,6 @@ def image_metrics(
         "image_ap": float(average_precision_score(labels, scores)),
         "image_f1_max": _best_f1(scores, labels),
     }
-
-
-def roc_curve_points(
-    scores: Sequence[float] | np.ndarray,
-    labels: Sequence[int] | np.ndarray,
-    max_points: int = 200,
-) -> tuple[np.ndarray, np.ndarray]:
-    """At most `max_points` (>= 2) vertices of the ROC curve: false and true positive rates, [K].
-
-    The vertices are spread evenly along the curve, so the steep start keeps its shape.
-    Two empty arrays where only one class is present. Raises ValueError as `image_metrics`.
-    """
-    from sklearn.metrics import roc_curve
-
-    scores, labels = _checked(scores, labels)
-    if max_points < 2:
-        raise ValueError(f"max_points is {max_points}; a curve needs at least its two ends")
-    if np.unique(labels).size < 2:
-        return np.empty(0), np.empty(0)
-    false_rate, true_rate, _ = roc_curve(labels, scores)
-    if len(false_rate) > max_points:
-        travelled = false_rate + true_rate  # strictly increasing along the curve, from 0 to 2
-        kept = np.unique(np.searchsorted(travelled, np.linspace(0, travelled[-1], max_points)))
-        false_rate, true_rate = false_rate[kept], true_rate[kept]
-    return false_rate, true_rate
 
 
 def _best_f1(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -70,7 +51,7 @@ def _checked(
     scores = np.asarray(scores, dtype=np.float64).reshape(-1)
     labels = np.asarray(labels).reshape(-1)
     if len(scores) != len(labels):
-        raise ValueError(f"{len(scores)} scores for {len(labels)} labels; give one label a score")
+        raise ValueError(f"{len(scores)} scores for {len(labels)} labels; give one label per score")
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels must be 0 (normal) or 1 (anomalous), got {np.unique(labels)}")
     bad = np.flatnonzero(~np.isfinite(scores))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from src.data.dataset import Defect
 
 LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)
-SCORES_HELD = 1 << 15  # a region; a larger one is represented by that many of its scores
+MOST_SCORES = 1 << 15  # of a region; a larger one is represented by that many
 
 
 def pixel_metrics(
@@ -32,26 +32,31 @@ def pixel_metrics(
 ) -> dict[str, float | dict[str, float]]:
     """Pixel AUROC, AUPRO and AU-sPRO of a test set's anomaly maps.
 
-    maps: one [H, W] float array an image, larger is more anomalous; sizes may differ. A
-    sequence that loads at indexing is read at most twice, one map at a time. defects: per image
-    the list of its defects, empty for a normal image, None where the ground truth is unknown.
-    Such an image is left out, and so is one whose masks are all empty: it has a defect, but
-    nobody marked where.
+    Args:
+        maps: one [H, W] float array per image, larger is more anomalous; sizes may differ. A
+            sequence that loads at indexing is read at most twice, one map at a time.
+        defects: per image the list of its defects, empty for a normal image, None where the
+            ground truth is unknown. An image of unknown ground truth is left out, and so is one
+            whose masks are all empty: it has a defect that nobody marked.
+        limits: false-positive rates up to which AU-sPRO is integrated, in (0, 1].
 
-    Returns pixel_auroc, aupro (up to a false-positive rate of 0.3), aupro_0.05 and
-    au_spro {"0.01": ...} for each of `limits`; every area is divided by its limit, and within
-    1e-4 of exact. An empty dict where no image has a defect, or no pixel is normal.
-    Raises ValueError for a map that is not finite, not [H, W] or not of its masks' size.
+    Returns:
+        pixel_auroc, aupro (up to a false-positive rate of 0.3), aupro_0.05 and
+        au_spro {"0.01": ...} for each of `limits`; every area is divided by its limit, and within
+        1e-4 of exact. Empty if no image has a defect, or no pixel is normal.
+
+    Raises:
+        ValueError: a map is not finite, not [H, W] or not of its masks' size.
     """
     if len(maps) != len(defects):
         raise ValueError(f"{len(maps)} maps, but the defects of {len(defects)} images")
     if not all(0 < limit <= 1 for limit in limits):
         raise ValueError(f"limits are false-positive rates in (0, 1], got {list(limits)}")
-    found = _find_defective_pixels(maps, defects)
-    if not found.masks:
+    defective = _find_defective_pixels(maps, defects)
+    if not defective.masks:
         return {}
-    pixel, region, defect = found.curves()
-    for chunk in sorted_chunks(_normal_pixels(maps, found)):
+    pixel, region, defect = defective.curves()
+    for chunk in sorted_chunks(_normal_pixels(maps, defective)):
         for curve in (pixel, region, defect):
             curve.add_normals(chunk)
     if not pixel.normals:
@@ -66,7 +71,7 @@ def pixel_metrics(
 
 @dataclass
 class _DefectivePixels:
-    """Scores of all defective pixels and what each weighs; a list entry a region or a defect."""
+    """Scores and weights of all defective pixels; one list entry per region or defect."""
 
     region_scores: list[np.ndarray] = field(default_factory=list)
     pixel_weights: list[np.ndarray] = field(default_factory=list)  # a region's sum to its area
@@ -101,29 +106,29 @@ class _DefectivePixels:
 
 
 def _thin(scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted scores in at most SCORES_HELD equal groups: the middle score and weight of each."""
-    if scores.size <= SCORES_HELD:
+    """Sorted scores in at most MOST_SCORES equal groups: the middle score and weight of each."""
+    if scores.size <= MOST_SCORES:
         return scores, weights
-    bounds = np.linspace(0, scores.size, SCORES_HELD + 1).astype(np.int64)
+    bounds = np.linspace(0, scores.size, MOST_SCORES + 1).astype(np.int64)
     return scores[(bounds[:-1] + bounds[1:]) // 2], np.add.reduceat(weights, bounds[:-1])
 
 
 def _find_defective_pixels(
     maps: Sequence[np.ndarray], defects: Sequence["list[Defect] | None"]
 ) -> _DefectivePixels:
-    found = _DefectivePixels()
+    defective = _DefectivePixels()
     for i in range(len(maps)):
-        present = defects[i]
-        marked = [defect for defect in present or [] if defect.mask.any()]
+        known = defects[i]
+        marked = [defect for defect in known or [] if defect.mask.any()]
         if marked:
-            _add_image(found, i, _finite_map(maps, i), marked)
-        elif present is None or present:
-            found.unknown.add(i)
-    return found
+            _add_image(defective, i, _finite_map(maps, i), marked)
+        elif known is None or known:
+            defective.unknown.add(i)
+    return defective
 
 
 def _add_image(
-    found: _DefectivePixels, i: int, anomaly_map: np.ndarray, defects: "list[Defect]"
+    defective: _DefectivePixels, i: int, anomaly_map: np.ndarray, defects: "list[Defect]"
 ) -> None:
     for defect in defects:
         if defect.mask.shape != anomaly_map.shape:
@@ -133,11 +138,11 @@ def _add_image(
             )
         if not defect.saturation > 0:
             raise ValueError(f"a defect of image {i} has saturation {defect.saturation}, not > 0")
-        found.add_defect(anomaly_map[defect.mask], defect.saturation)
+        defective.add_defect(anomaly_map[defect.mask], defect.saturation)
     union = np.logical_or.reduce([defect.mask for defect in defects])
     for scores in _split_by_region(anomaly_map, union):
-        found.add_region(scores)
-    found.masks[i] = np.packbits(union)
+        defective.add_region(scores)
+    defective.masks[i] = np.packbits(union)
 
 
 def _split_by_region(anomaly_map: np.ndarray, union: np.ndarray) -> list[np.ndarray]:
@@ -148,14 +153,14 @@ def _split_by_region(anomaly_map: np.ndarray, union: np.ndarray) -> list[np.ndar
     return np.split(anomaly_map[union][np.argsort(inside, kind="stable")], ends[:-1])
 
 
-def _normal_pixels(maps: Sequence[np.ndarray], found: _DefectivePixels) -> Iterator[np.ndarray]:
+def _normal_pixels(maps: Sequence[np.ndarray], defective: _DefectivePixels) -> Iterator[np.ndarray]:
     """The scores outside every defect, an array an image of known ground truth."""
     for i in range(len(maps)):
-        if i in found.unknown:
+        if i in defective.unknown:
             continue
         scores = _finite_map(maps, i).reshape(-1)
-        if i in found.masks:
-            scores = scores[np.unpackbits(found.masks[i], count=scores.size) == 0]
+        if i in defective.masks:
+            scores = scores[np.unpackbits(defective.masks[i], count=scores.size) == 0]
         yield scores
 
 

@@ -72,7 +72,7 @@ class AnomalyMaps(Sequence[np.ndarray]):
         return len(self.predictions)
 
     def __getitem__(self, i: int) -> np.ndarray:  # type: ignore[override]
-        return self.model.draw(self.predictions[i])
+        return self.model.anomaly_map(self.predictions[i])
 
 
 class _Defects(Sequence[list[Defect] | None]):

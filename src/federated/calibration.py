@@ -28,7 +28,7 @@ def calibrate(
     scores, radius = [], 0.0
     pairs = (sent.sources, sent.decoded) if sent else None
     for prediction in model.score(
-        train, without_own=True, coded=pairs, progress=progress("calibration")
+        train, exclude_own=True, coded=pairs, progress=progress("calibration")
     ):
         scores.append(prediction.score)
         radius = max(radius, float(prediction.distances.max()))

@@ -87,7 +87,7 @@ def find_candidates(
         min(1.0, reach * fraction),
         existing=covered,
         squared_distances=squared_distances,
-        selecting=progress("coreset"),
+        progress=progress("coreset"),
     )
     stats = stats_of(len(train), selection.seen, fraction)
     return Candidates(

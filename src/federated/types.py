@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from src.models.feature_transform import Frame
+    from src.models.feature_transform import FeatureTransform
 
 QUANTILES = 101  # of a client's image scores in a calibration
 
@@ -56,7 +56,7 @@ class Bank:
     """
 
     features: np.ndarray
-    transform: "Frame | None" = None
+    transform: "FeatureTransform | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

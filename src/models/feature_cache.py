@@ -1,44 +1,44 @@
-"""Patch features on disk, so that each image goes through the backbone once.
+"""Patch features on disk, so that each image passes through the backbone once.
 
-An entry is keyed by the image file's content and by everything that shapes its features; it does
-not matter where the image lies, which client holds it or which experiment asks.
+The key of an entry combines the content of the image file with everything that affects its
+features. It does not depend on the file's path, on the client, or on the experiment.
 """
 
 import functools
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch.utils.data import Subset
 
-from src.models.extraction import PatchGrid, PatchGrids
+from src.models.extraction import PatchGrid, PatchGrids, group_runs
+from src.storage.atomic import write_whole
 
 
 class FeatureCache:
-    """A folder of patch grids in half precision, one safetensors file an image.
+    """A folder of patch grids in half precision, one safetensors file per image.
 
     Args:
-        root: the folder; made when the first entry is written. Several processes may share it.
-        signature: what the features depend on beside the image (backbone, weights, size, ...).
+        root: the folder, created with the first entry. Several processes may share it.
+        signature: what the features depend on besides the image (backbone, weights, size, ...).
     """
 
     def __init__(self, root: str | Path, signature: Mapping[str, object]) -> None:
         text = json.dumps(dict(signature), sort_keys=True)
         self.folder = Path(root) / "features" / hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._digest = functools.lru_cache(None)(_digest)
+        self._digest = functools.cache(_digest)
 
     def has(self, image: Path) -> bool:
-        """Whether there is an entry for the image, sound or not."""
+        """Whether the image has an entry, which may be damaged."""
         return self._entry(image).is_file()
 
-    def find(self, image: Path) -> PatchGrid | None:
-        """The image's patch grid (float16, on the CPU), or None; a damaged entry counts as none."""
+    def load(self, image: Path) -> PatchGrid | None:
+        """The image's patch grid (float16, on the CPU); None if it is absent or damaged."""
         try:
             with safe_open(self._entry(image), framework="pt") as entry:
                 height, width = json.loads(entry.metadata()["image_size"])
@@ -46,72 +46,57 @@ class FeatureCache:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
-    def keep(self, image: Path, grid: PatchGrid) -> PatchGrid:
-        """Write the image's patch grid, whole or not at all; give it back as `find` would.
+    def store(self, image: Path, grid: PatchGrid) -> PatchGrid:
+        """Write the image's patch grid, and return it as `load` would.
 
         Raises:
-            ValueError: features beyond the range of half precision.
+            ValueError: features exceed the range of half precision.
         """
-        half = grid.features.cpu().half()
+        half = grid.features.cpu().half().contiguous()
         if not torch.isfinite(half).all():
             raise ValueError(f"{image}: patch features are not finite in half precision")
-        entry, size = self._entry(image), grid.image_size
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=entry.parent, suffix=".part")
-        os.close(handle)
-        try:
-            save_file({"features": half.contiguous()}, name, {"image_size": json.dumps(size)})
-            os.replace(name, entry)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        return PatchGrid(half, size)
+        header = {"image_size": json.dumps(grid.image_size)}
+        write_whole(self._entry(image), save({"features": half}, header))
+        return PatchGrid(half, grid.image_size)
 
     def _entry(self, image: Path) -> Path:
-        state = Path(image).stat()
-        digest = self._digest(image, state.st_size, state.st_mtime_ns)
+        status = Path(image).stat()
+        digest = self._digest(image, status.st_size, status.st_mtime_ns)
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
 
-def through_cache(
+def cached_grids(
     cache: FeatureCache,
     dataset: Any,
     paths: Sequence[Path],
-    extract: Callable[[Iterable], Iterator[PatchGrids]],
-) -> Iterator[PatchGrid]:
-    """Patch grids of a dataset's images in order; what the cache lacks is extracted and kept.
+    extract: Callable[[Any], Iterator[PatchGrids]],
+    batch_size: int,
+) -> Iterator[PatchGrids]:
+    """Patch grids of a dataset's images in order; missing entries are extracted and stored.
 
     Args:
-        cache: where to look, and to write.
-        dataset: its items by index.
-        paths: each item's image file.
-        extract: gives the patch grids of some items, in order, by the batch.
+        cache: where to load and store grids.
+        dataset: the images, by index.
+        paths: the image file of each item.
+        extract: extracts the patch grids of some images, in order, in batches.
+        batch_size: maximum number of images per batch; grids of one batch have one shape.
     """
-    found = [cache.has(path) for path in paths]
-    lacking = _Items(dataset, [i for i, hit in enumerate(found) if not hit])
-    missing = (grid for grids in extract(lacking) for grid in grids)
-    for i, (path, hit) in enumerate(zip(paths, found, strict=True)):
-        grid = cache.find(path) if hit else cache.keep(path, next(missing))
-        if grid is None:  # damaged
-            grid = cache.keep(path, next(iter(next(extract(_Items(dataset, [i]))))))
-        yield grid
+
+    def grids() -> Iterator[PatchGrid]:
+        hits = [cache.has(path) for path in paths]
+        missing = Subset(dataset, [i for i, hit in enumerate(hits) if not hit])
+        extracted = (grid for batch in extract(missing) for grid in batch)
+        for i, (path, hit) in enumerate(zip(paths, hits, strict=True)):
+            grid = cache.load(path) if hit else cache.store(path, next(extracted))
+            if grid is None:  # damaged
+                grid = cache.store(path, next(iter(next(extract(Subset(dataset, [i]))))))
+            yield grid
+
+    for run in group_runs(grids(), lambda grid: grid.features.shape, batch_size):
+        features = torch.stack([grid.features for grid in run])
+        yield PatchGrids(features, [grid.image_size for grid in run])
 
 
-class _Items:
-    """Some items of a dataset, by index."""
-
-    def __init__(self, dataset: Any, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> object:
-        return self.dataset[self.indices[i]]
-
-    def __iter__(self) -> Iterator[object]:
-        return (self.dataset[i] for i in self.indices)
-
-
-def _digest(image: Path, size: int, changed: int) -> str:
-    # size and time of change are there to tell a file from the one it was rewritten to
+def _digest(image: Path, size: int, mtime_ns: int) -> str:
+    # size and mtime are part of the cache key, so that a rewritten file is read again
     return hashlib.sha256(Path(image).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""From images to patch features: a frozen backbone, 3x3 neighbourhoods, one grid.
+"""Patch features of images: a frozen backbone, averages over neighbourhoods, one grid.
 
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection" (CVPR 2022), section 3.1.
 """
@@ -20,21 +20,12 @@ Size = tuple[int, int]
 class FeatureExtractor(nn.Module):
     """A frozen backbone that maps images to the feature maps of some of its stages.
 
-    Args:
-        backbone_name: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any name
-            that timm knows and can take features from.
-        layers: stages, shallowest first; `layerN` has stride 2^(N+1).
-        pretrained: False gives random weights, the same on every machine.
-        weights: a local state dict to use in place of the published weights.
-
-    Raises:
-        ValueError: an unknown backbone or layer.
-        WeightsError: weights that cannot be had here, or that do not fit.
+    Arguments and errors are those of `create_backbone`.
     """
 
     mean: Tensor
     std: Tensor
-    network: Any  # a timm feature network: an nn.Module that says what its stages are
+    network: Any  # a timm feature network: an nn.Module with feature_info
 
     def __init__(
         self,
@@ -56,10 +47,10 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps by layer name.
+        """Compute feature maps.
 
         Args:
-            x: images [B, 3, H, W] in [0, 1]; normalised here as the backbone was trained.
+            x: images [B, 3, H, W] in [0, 1]; normalised here as in the backbone's training.
 
         Returns:
             layer name -> [B, C_layer, H/stride, W/stride].
@@ -72,43 +63,43 @@ class FeatureExtractor(nn.Module):
         return sum(self.network.feature_info.channels())
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
-        """Stay in evaluation mode: the backbone is frozen, its batch statistics too."""
+        """Keep evaluation mode: the backbone is frozen, and so are its batch statistics."""
         return super().train(False)
 
 
 def aggregate_features(
     layer_features: Mapping[str, Tensor], target_size: Size, patch_size: int = 3
 ) -> Tensor:
-    """Average each layer over patch neighbourhoods and bring all of them to one grid.
+    """Average each layer over patch neighbourhoods and resize all layers to one grid.
 
     Args:
         layer_features: layer name -> [B, C_layer, h, w].
         target_size: the grid (H, W), usually the first layer's.
-        patch_size: side of the averaged neighbourhood (odd; 1 leaves features as they are).
+        patch_size: side of the averaged neighbourhood (odd; 1 leaves features unchanged).
 
     Returns:
         [B, C, H, W], the layers concatenated in the mapping's order.
 
     Raises:
-        ValueError: no layer, or an even patch size.
+        ValueError: there is no layer, or the patch size is even.
     """
     if not layer_features:
         raise ValueError("aggregate_features needs at least one layer")
     if patch_size < 1 or patch_size % 2 == 0:
         raise ValueError(f"patch_size is {patch_size}: it must be odd and positive")
-    bring = _by_products if next(iter(layer_features.values())).is_cuda else _by_pooling
-    return torch.cat([bring(x, target_size, patch_size) for x in layer_features.values()], dim=1)
+    average = _by_products if next(iter(layer_features.values())).is_cuda else _by_pooling
+    return torch.cat([average(x, target_size, patch_size) for x in layer_features.values()], dim=1)
 
 
 def extract_patch_features(features: Tensor) -> Tensor:
-    """Lay a grid out as rows: [B, C, H, W] -> [B*H*W, C], image by image, row by row."""
+    """Flatten a grid to rows: [B, C, H, W] -> [B*H*W, C], image by image, row by row."""
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
 def _by_pooling(x: Tensor, size: Size, patch_size: int) -> Tensor:
-    """Mean over each patch's neighbourhood, then bilinear; what lies outside counts as zeros.
+    """Mean over each neighbourhood, then bilinear resizing; pixels outside count as zeros.
 
-    So do the reference implementations; LOG.md has what leaving the zeros out costs.
+    The reference implementations do the same. LOG.md has the results without these zeros.
     """
     x = F.avg_pool2d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
     if tuple(x.shape[-2:]) == tuple(size):
@@ -117,7 +108,7 @@ def _by_pooling(x: Tensor, size: Size, patch_size: int) -> Tensor:
 
 
 def _by_products(x: Tensor, size: Size, patch_size: int) -> Tensor:
-    """The same as two matrix products, one an axis: a GPU takes a fraction of the time for it."""
+    """`_by_pooling` as two matrix products, one per axis, which are much faster on a GPU."""
     batch, channels, height, width = x.shape
     down, across = (
         _axis(length, to, patch_size, x.dtype, x.device)
@@ -132,7 +123,7 @@ def _by_products(x: Tensor, size: Size, patch_size: int) -> Tensor:
 def _axis(
     length: int, to: int, patch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """What pooling and interpolation do along one axis: [to, length]."""
-    x = torch.eye(length, device=device)[None]  # a channel for each place
+    """The matrix of pooling and interpolation along one axis: [to, length]."""
+    x = torch.eye(length, device=device)[None]  # one channel per position
     x = F.avg_pool1d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
     return F.interpolate(x, size=to, mode="linear", align_corners=False)[0].T.to(dtype).contiguous()

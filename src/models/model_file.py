@@ -1,4 +1,4 @@
-"""model.safetensors: banks, how their features are made, thresholds. Nothing executes on load."""
+"""model.safetensors: banks, how their features are computed, thresholds. Loading runs no code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,78 +6,78 @@ from pathlib import Path
 
 import numpy as np
 
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.storage.tensor_file import FileError, read_tensors, write_tensors
 
-FORMAT = "fedpatchcore-model-1"
+FORMAT = "fedpatchcore-model-2"
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file holds.
+    """The content of a model file.
 
     Attributes:
-        config: keyword arguments of PatchCore that shape the features and the scores.
-        fingerprint: of the backbone's weights.
-        banks: bank name -> [N, D]; a model of one bank names it "bank", a run names its objects.
-        thresholds: bank name -> image score from which on an image is anomalous.
-        frames: bank name -> its coordinates, of those banks that do not lie in the features' own.
+        config: the keyword arguments of PatchCore that affect features and scores.
+        fingerprint: fingerprint of the backbone's weights.
+        banks: bank name -> [N, D]. A single model names its bank "bank"; a run names the objects.
+        thresholds: bank name -> image score above which an image is anomalous.
+        transforms: bank name -> feature transform, for the banks that have one.
     """
 
     config: Mapping[str, object]
     fingerprint: str
     banks: Mapping[str, np.ndarray]
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    frames: Mapping[str, Frame] = field(default_factory=dict)
+    transforms: Mapping[str, FeatureTransform] = field(default_factory=dict)
 
     def write(self, path: str | Path) -> None:
-        """Write as safetensors, folders made as needed."""
+        """Write as safetensors; missing folders are created."""
         header = {
             "config": dict(self.config),
             "fingerprint": self.fingerprint,
             "thresholds": dict(self.thresholds),
+            "transforms": sorted(self.transforms),
         }
-        tensors = dict(self.banks)
-        if self.frames:
-            header["frames"] = sorted(self.frames)
-            tensors |= {
-                f"{part} of {name}": array
-                for name, frame in self.frames.items()
-                for part, array in vars(frame).items()
-                if array is not None
-            }
-        write_tensors(path, FORMAT, header, tensors)
+        arrays = {
+            f"{part} of {name}": array
+            for name, transform in self.transforms.items()
+            for part, array in vars(transform).items()
+            if array is not None
+        }
+        write_tensors(path, FORMAT, header, {**self.banks, **arrays})
 
     @classmethod
     def read(cls, path: str | Path) -> "ModelFile":
         """Read what `write` wrote.
 
         Raises:
-            FileNotFoundError: no such file.
-            FileError: truncated, not a model, or of another version.
+            FileNotFoundError: the file does not exist.
+            FileError: the file is truncated, is not a model, or has another version.
         """
         header, banks = read_tensors(path, FORMAT)
         try:
-            frames = {
-                name: Frame(*(banks.pop(f"{part} of {name}", None) for part in ("origin", "basis")))
-                for name in header.get("frames", ())
+            transforms = {
+                name: FeatureTransform(
+                    banks.pop(f"origin of {name}", None), banks.pop(f"basis of {name}", None)
+                )
+                for name in header["transforms"]
             }
             config, fingerprint = header["config"], header["fingerprint"]
-            return cls(config, fingerprint, banks, header["thresholds"], frames)
+            return cls(config, fingerprint, banks, header["thresholds"], transforms)
         except KeyError as error:
             raise FileError(f"{path} has no {error} in its header") from error
         except ValueError as error:
             raise FileError(f"{path}: {error}") from error
 
-    def bank_named(self, name: str | None, path: str | Path) -> str:
-        """The bank to use: the one named, or the only one.
+    def resolve_bank(self, name: str | None, path: str | Path) -> str:
+        """The bank's name, or the name of the only bank.
 
         Raises:
-            FileError: no such bank, or several and none named.
+            FileError: there is no such bank, or there are several and `name` is None.
         """
         if name is None and len(self.banks) == 1:
             return next(iter(self.banks))
         if name is None or name not in self.banks:
-            asked = f"has no bank {name!r}" if name else "holds several banks"
-            raise FileError(f"{path} {asked}: name one of {', '.join(sorted(self.banks))}")
+            problem = f"has no bank {name!r}" if name else "holds several banks"
+            raise FileError(f"{path} {problem}: name one of {', '.join(sorted(self.banks))}")
         return name

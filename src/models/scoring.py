@@ -1,16 +1,35 @@
-"""From patch distances to images' scores and anomaly maps (Roth et al. 2022, section 3.3)."""
+"""Image scores and anomaly maps from patch distances (Roth et al. 2022, section 3.3)."""
 
 import functools
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.extraction import Size
+from src.models.extraction import Viewport
+from src.models.features import Size
 from src.models.memory_bank import MemoryBank
-from src.models.search.flat_index import Exclusion
+from src.models.search.flat_index import Exclusion, FlatIndex
 
-SIGMA = 4.0  # of the Gaussian that smooths the map, in pixels of the network's input
+SIGMA = 4.0  # of the Gaussian that smooths anomaly maps, in pixels of the network input
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's result for one image.
+
+    Attributes:
+        score: Euclidean image score; larger is more anomalous.
+        distances: [h, w] float32, distance of each patch to the bank. `PatchCore.anomaly_map`
+            draws it.
+        image_size: (H, W) of the image.
+    """
+
+    score: float
+    distances: np.ndarray
+    image_size: Size
 
 
 def image_scores(
@@ -19,23 +38,23 @@ def image_scores(
     distances: Tensor,
     indices: Tensor,
     neighbors: int = 9,
-    without: Tensor | None = None,
+    excluded: Tensor | None = None,
 ) -> Tensor:
-    """Scores of images: the largest patch distance, re-weighted by the bank's density there.
+    """Score images by their largest patch distance, re-weighted by the density of the bank there.
 
     s = (1 - exp d(q, m*) / sum over m in N_b(m*) of exp d(q, m)) d(q, m*), equation 7, where q is
-    the patch of largest distance, m* its nearest row and N_b(m*) the b rows nearest m*.
+    the patch of largest distance, m* its nearest row, and N_b(m*) the b rows nearest to m*.
 
     Args:
         bank: the memory bank.
-        features: the images' patches [B, P, D].
-        distances: Euclidean distance of each patch to its nearest row [B, P].
-        indices: that row [B, P].
-        neighbors: b; 1 or less leaves the largest distance as it is.
-        without: [B, N] bool, rows that for an image count as not in the bank.
+        features: [B, P, D] patches of the images.
+        distances: [B, P] Euclidean distance of each patch to its nearest row.
+        indices: [B, P] that row.
+        neighbors: b; 1 or less returns the largest distance unchanged.
+        excluded: [B, N] bool, rows of the bank that do not count for an image.
 
     Returns:
-        [B] float32, infinite where no row was left.
+        [B] float32, infinite if all rows are excluded.
     """
     largest, q = distances.max(1)
     neighbors = min(neighbors, len(bank))
@@ -44,9 +63,8 @@ def image_scores(
     images = torch.arange(len(q), device=q.device)
     rows = bank.flat.rows
     closest = rows[indices[images, q]]
-    to_closest, support = bank.neighbours(
-        closest, neighbors, None if without is None else Exclusion(without, images)
-    )
+    exclusion = None if excluded is None else Exclusion(excluded, images)
+    to_closest, support = bank.neighbours(closest, neighbors, exclusion)
     patches = features[images, q][:, None].float()
     to_support = (patches - rows[support].float()).norm(dim=2)
     to_support.masked_fill_(torch.isinf(to_closest), -torch.inf)
@@ -55,93 +73,69 @@ def image_scores(
     return torch.where(alone | torch.isinf(largest), largest, weight * largest)
 
 
-def without_border(distances: Tensor, border: int) -> Tensor:
-    """Patch distances [B, h, w] with -infinity along the border, so that no largest is there.
+def mask_border(distances: Tensor, border: int) -> Tensor:
+    """Patch distances [B, h, w] with -infinity along the border, so the maximum lies inside.
 
-    Of a grid that would be all border its middle is left.
+    The middle of a grid is kept even if it lies within the border.
     """
     if not border:
         return distances
     rows, columns = (min(border, (side - 1) // 2) for side in distances.shape[1:])
-    inside = torch.full_like(distances, -torch.inf)
+    masked = torch.full_like(distances, -torch.inf)
     middle = (slice(None), slice(rows, -rows or None), slice(columns, -columns or None))
-    inside[middle] = distances[middle]
-    return inside
-
-
-def anomaly_maps(distances: Tensor, image_size: Size, resized: Size, cropped: Size) -> Tensor:
-    """Patch distances as maps of the images.
-
-    Bilinear upsampling to the network's input, Gaussian smoothing there (sigma 4), zeros where a
-    centre crop left the image out, then bilinear to the image's own size.
-
-    Args:
-        distances: [B, h, w] on the patch grid.
-        image_size: (H, W) of the images.
-        resized: their size after resizing.
-        cropped: their size after the crop, the network's input.
-
-    Returns:
-        [B, H, W] float32.
-    """
-    grid = distances.float()[:, None]
-    at_input = _smooth(F.interpolate(grid, size=cropped, mode="bilinear", align_corners=False))
-    if cropped != resized:
-        at_input = _undo_crop(at_input, resized, cropped)
-    if resized != image_size:
-        at_input = F.interpolate(at_input, size=image_size, mode="bilinear", align_corners=False)
-    return at_input[:, 0]
+    masked[middle] = distances[middle]
+    return masked
 
 
 class CodedRows:
-    """Which rows of a bank an image gave, where coding has changed them on their way there.
+    """Finds the rows of a bank that came from an image although coding changed them.
 
     Args:
         bank: the memory bank.
-        sources: rows [n, D] as images gave them.
-        decoded: the same rows [n, D] as they came out of the coding; some of them are in the bank.
+        sources: [n, D] rows before coding.
+        decoded: [n, D] the same rows after decoding; some of them are in the bank.
     """
 
     def __init__(self, bank: MemoryBank, sources: Tensor, decoded: Tensor) -> None:
-        distances, at = bank.neighbours(decoded)
-        inside = distances[:, 0] == 0
-        self.size, self.rows = len(bank), at[inside, 0]
-        self.sources = MemoryBank(bank.feature_dim, device=bank.device)
-        self.sources.add(sources[inside])
+        distances, indices = bank.neighbours(decoded)
+        in_bank = distances[:, 0] == 0
+        self.bank_size, self.rows = len(bank), indices[in_bank, 0]
+        self.index = FlatIndex(sources[in_bank]) if len(self.rows) else None
 
     def of(self, features: Tensor) -> Tensor:
-        """The bank's rows that came of images' patches [B, P, D]: [B, N] bool."""
-        own = torch.zeros(len(features), self.size, dtype=torch.bool, device=features.device)
-        if len(self.sources):
-            distances, at = self.sources.neighbours(features.flatten(0, 1))
-            same = distances.view(features.shape[:2]) == 0
-            image, patch = torch.nonzero(same, as_tuple=True)
-            own[image, self.rows[at.view(features.shape[:2])[image, patch]]] = True
+        """Which rows of the bank came from the images' patches [B, P, D]: [B, N] bool."""
+        own = torch.zeros(len(features), self.bank_size, dtype=torch.bool, device=features.device)
+        if self.index:
+            distances, source = (
+                x.view(features.shape[:2]) for x in self.index.nearest(features.flatten(0, 1))
+            )
+            image, patch = torch.nonzero(distances == 0, as_tuple=True)
+            own[image, self.rows[source[image, patch]]] = True
         return own
 
 
-def leave_out_own(
+def exclude_own_rows(
     bank: MemoryBank,
     features: Tensor,
     distances: Tensor,
     indices: Tensor,
     coded: CodedRows | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images' distances to the bank, for each without the rows that are the image's own.
+    """Distances of images to the bank without the rows that came from the image itself.
 
-    An image that helped to fill the bank finds its own patches there, at distance zero. To judge
-    it as a fresh normal image would be, those rows are left out of the search.
+    An image that contributed to the bank finds its own patches there, at distance zero. Without
+    those rows it is scored like a new normal image.
 
     Args:
         bank: the memory bank.
-        features: the images' patches [B, P, D], in the precision in which they entered the bank.
-        distances: Euclidean distance of each patch to its nearest row [B, P].
-        indices: that row [B, P].
-        coded: finds rows that are an image's own though they equal none of its patches.
+        features: [B, P, D] patches of the images, in the precision of the bank.
+        distances: [B, P] Euclidean distance of each patch to its nearest row.
+        indices: [B, P] that row.
+        coded: finds own rows that equal none of the image's patches.
 
     Returns:
-        distances [B, P], infinite where the whole bank is the image's own; indices [B, P]; and
-        which rows were left out [B, N] bool.
+        distances [B, P], infinite if the whole bank came from the image; indices [B, P]; and the
+        excluded rows [B, N] bool.
     """
     if coded:
         own = coded.of(features)
@@ -157,8 +151,32 @@ def leave_out_own(
     return distances, indices, own
 
 
+def anomaly_maps(distances: Tensor, image_size: Size, viewport: Viewport) -> Tensor:
+    """Draw patch distances as maps of the images.
+
+    Upsamples bilinearly to the network input and smooths with a Gaussian (sigma 4). Undoes the
+    centre crop, with zeros outside it, and resizes bilinearly to the size of the images.
+
+    Args:
+        distances: [B, h, w] on the patch grid.
+        image_size: (H, W) of the images.
+        viewport: what the network saw of the images.
+
+    Returns:
+        [B, H, W] float32.
+    """
+    resized, cropped = viewport.resized, viewport.cropped
+    grid = distances.float()[:, None]
+    maps = _smooth(F.interpolate(grid, size=cropped, mode="bilinear", align_corners=False))
+    if cropped != resized:
+        maps = _undo_crop(maps, resized, cropped)
+    if resized != image_size:
+        maps = F.interpolate(maps, size=image_size, mode="bilinear", align_corners=False)
+    return maps[:, 0]
+
+
 def _smooth(x: Tensor) -> Tensor:
-    """Separable Gaussian over [B, 1, H, W], the border mirrored as far as the image reaches."""
+    """Separable Gaussian over [B, 1, H, W]; borders are mirrored as far as the image reaches."""
     kernel = _kernel(x.device)
     for dim in (2, 3):
         radius = min(len(kernel) // 2, x.shape[dim] - 1)
@@ -171,16 +189,16 @@ def _smooth(x: Tensor) -> Tensor:
 
 @functools.cache
 def _kernel(device: torch.device) -> Tensor:
-    at = torch.arange(-int(4 * SIGMA), int(4 * SIGMA) + 1, device=device, dtype=torch.float32)
-    return torch.exp(-0.5 * (at / SIGMA) ** 2)
+    x = torch.arange(-int(4 * SIGMA), int(4 * SIGMA) + 1, device=device, dtype=torch.float32)
+    return torch.exp(-0.5 * (x / SIGMA) ** 2)
 
 
 def _undo_crop(x: Tensor, resized: Size, cropped: Size) -> Tensor:
-    """Put a centre crop back where it was taken; a crop beyond the image loses its rim."""
+    """Pad a centre crop back to the resized image; cut off what lay beyond the image."""
     top, left = (_margin(r, c) for r, c in zip(resized, cropped, strict=True))
     return F.pad(x, (left, resized[1] - cropped[1] - left, top, resized[0] - cropped[0] - top))
 
 
 def _margin(resized: int, cropped: int) -> int:
-    """Pixels before a centre crop; negative where it begins beyond the image (as torchvision)."""
+    """Pixels before torchvision's centre crop; negative if the crop is larger than the image."""
     return round((resized - cropped) / 2) if resized >= cropped else -((cropped - resized) // 2)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from src.data import InspectionDataset
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.models.patchcore import PatchCore, Progress
 from src.privacy.ledger import Unit
 from src.privacy.queries import Ask, Record, Scores, summed, unit_patches
@@ -58,7 +58,7 @@ def _read(
     model: PatchCore, images: InspectionDataset, ask: Ask, progress: Progress | None
 ) -> Iterable[np.ndarray]:
     if isinstance(ask, Scores):
-        model.set_memory_bank(ask.rows.astype(np.float32), Frame(ask.origin, ask.basis))
+        model.set_memory_bank(ask.rows.astype(np.float32), FeatureTransform(ask.origin, ask.basis))
         for prediction in model.score(images, progress=progress):
             yield np.array([prediction.score])
         return

@@ -1,49 +1,42 @@
-"""Figures as a reader sees them; what is absent or not a number becomes a dash."""
+"""Numbers as a reader sees them. An absent value becomes a dash."""
 
 import math
 from typing import Any
 
 DASH = "–"
 MINUS = "−"
-NARROW_SPACE = "\u202f"  # does not break, so a figure never parts from its unit
+NARROW_SPACE = "\u202f"  # does not break: a number stays with its unit
 
 
-def is_figure(value: Any) -> bool:
-    """Whether `value` is a number that can be shown: not None, NaN, a word or a truth value."""
-    return (
-        not isinstance(value, bool | str)
-        and hasattr(value, "__float__")
-        and not math.isnan(float(value))
-    )
-
-
-def figure(value: Any, digits: int = 3) -> str:
-    if not is_figure(value):
+def number(value: float | None, digits: int = 3) -> str:
+    """0.958, or ∞; a minus sign instead of a hyphen."""
+    if value is None:
         return DASH
-    if math.isinf(value):
-        return "∞" if value > 0 else f"{MINUS}∞"
-    return f"{float(value):.{digits}f}".replace("-", MINUS)
+    text = "∞" if abs(value) == math.inf else f"{abs(value):.{digits}f}"
+    return f"{MINUS}{text}" if value < 0 else text
 
 
-def difference(value: Any, digits: int = 3) -> str:
-    """A signed figure; one that rounds to nothing has no sign."""
-    if not is_figure(value):
+def difference(value: float | None, digits: int = 3) -> str:
+    """A signed number; one that rounds to zero has no sign."""
+    if value is None:
         return DASH
-    text = f"{float(value):+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+    text = number(abs(value), digits)
+    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
-def count(value: Any) -> str:
-    return f"{int(value):,}".replace(",", NARROW_SPACE) if is_figure(value) else DASH
+def count(value: float | None) -> str:
+    """An integer with its thousands apart."""
+    return DASH if value is None else f"{int(value):,}".replace(",", NARROW_SPACE)
 
 
-def counted(number: int, noun: str) -> str:
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+def counted(value: int, noun: str, more: str = "") -> str:
+    """3 images, 1 image."""
+    return f"{count(value)} {noun}{'' if value == 1 else 's'}{more}"
 
 
-def byte_size(value: Any) -> str:
+def byte_size(value: float | None) -> str:
     """Bytes in decimal units: 512 B, 1.5 kB, 5.2 MB, 1.0 GB."""
-    if not is_figure(value):
+    if value is None:
         return DASH
     size, unit = float(value), "B"
     for larger in ("kB", "MB", "GB", "TB"):
@@ -53,9 +46,9 @@ def byte_size(value: Any) -> str:
     return f"{size:.{0 if unit == 'B' else 1}f}{NARROW_SPACE}{unit}"
 
 
-def duration(value: Any) -> str:
+def duration(value: float | None) -> str:
     """Seconds as 0.42 s, 12.3 s or 3 min 05 s."""
-    if not is_figure(value):
+    if value is None:
         return DASH
     if value < 60:
         return f"{value:.{2 if value < 10 else 1}f}{NARROW_SPACE}s"
@@ -64,13 +57,7 @@ def duration(value: Any) -> str:
 
 
 def setting(value: Any) -> str:
-    """A configuration value as text; what is not set is a dash."""
-    if value is None or value == "":
-        return DASH
+    """The value of a setting as TOML writes it; an empty one is a dash."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ", ".join(setting(item) for item in value)
-    if isinstance(value, float) and not is_figure(value):
-        return DASH
-    return str(value)
+    return DASH if value in (None, "") else str(value)

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and tensor files with a header."""
+"""Atomic writes, and tensor files with a header."""

@@ -1,7 +1,7 @@
-"""Our safetensors files: arrays, and one JSON header that says what they are.
+"""Safetensors files of arrays, with a JSON header that describes them.
 
-The header is one metadata entry because safetensors writes several in no particular order: the
-same content is always the same bytes.
+The header is a single metadata entry, because safetensors does not keep the order of several. The
+same content always gives the same bytes.
 """
 
 import json
@@ -20,24 +20,24 @@ HEADER = "fedpatchcore"
 
 
 class FileError(UserError, ValueError):
-    """A file that is not what it should be; the message names it and says what is wrong."""
+    """A file that cannot be used; the message names the file and the problem."""
 
 
 def write_tensors(
     path: str | Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> None:
-    """Write arrays under a header that names the kind of file; folders are made as needed."""
+    """Write arrays with a header that names the kind of file; missing folders are created."""
     text = json.dumps({"format": kind, **header}, sort_keys=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_whole(path, save(arrays, {HEADER: text}))  # save_file: for the owner alone
+    write_whole(path, save(arrays, {HEADER: text}))
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file of that kind.
+    """Read the header and the arrays of a file of this kind.
 
     Raises:
-        FileNotFoundError: no such file.
-        FileError: truncated, not safetensors, or of another kind or version.
+        FileNotFoundError: the file does not exist.
+        FileError: the file is truncated, not safetensors, or of another kind or version.
     """
     path = Path(path)
     if not path.is_file():
@@ -48,7 +48,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise FileError(f"{path} is truncated or not a safetensors file: {error}") from error
-    if header.get("format") != kind:
-        found = header.get("format", "of no format of ours")
-        raise FileError(f"{path} is {found}; this version reads {kind}")
+    actual = header.get("format")
+    if actual != kind:
+        raise FileError(f"{path} has format {actual or 'unknown'}; this version reads {kind}")
     return header, tensors

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.evaluation import image_metrics, roc_curve_points
+from src.evaluation import image_metrics
 
 scored = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1)), min_size=2, max_size=30).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -50,7 +50,6 @@ def test_equal_scores_tell_nothing():
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_alone_has_no_metrics(label):
     assert image_metrics([0.1, 0.2], [label, label]) == {}
-    assert roc_curve_points([0.1, 0.2], [label, label])[0].size == 0
 
 
 def test_bad_input_is_refused_with_the_reason():
@@ -60,24 +59,3 @@ def test_bad_input_is_refused_with_the_reason():
         image_metrics([1, 2, 3], [0, 1])
     with pytest.raises(ValueError, match="labels must be 0"):
         image_metrics([1, 2], [0, 2])
-
-
-@pytest.mark.parametrize("max_points", [2, 10, 200])
-def test_a_thinned_curve_keeps_its_ends_and_is_no_longer_than_asked(max_points):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 5000)
-    x, y = roc_curve_points(rng.normal(labels * 2.0), labels, max_points)
-    assert 2 <= len(x) == len(y) <= max_points
-    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
-    assert (np.diff(x) >= 0).all()
-    assert (np.diff(y) >= 0).all()
-
-
-def test_a_thinned_curve_keeps_its_area():
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 2, 5000)
-    scores = rng.normal(labels * 3.0)
-    x, y = roc_curve_points(scores, labels, max_points=200)
-    assert np.trapezoid(y, x) == pytest.approx(
-        image_metrics(scores, labels)["image_auroc"], abs=1e-3
-    )

@@ -224,7 +224,7 @@ def test_large_defects_are_accurate_to_a_ten_thousandth(name):
     half[:150] = True
     maps[0] += half
     defects[0] = [defect(half), defect(half[::-1], 40_000)]
-    assert half.sum() > pixel.SCORES_HELD  # so that it is represented by fewer
+    assert half.sum() > pixel.MOST_SCORES  # so that it is represented by fewer
     maps = DISTRIBUTIONS[name](maps)
     same(pixel_metrics(maps, defects), by_every_score(maps, defects), 1e-4)
 
@@ -237,7 +237,7 @@ def test_coarse_steps_err_by_no_more_than_their_height(seed, monkeypatch):
     merged = pixel_metrics(maps, defects)
     assert flat(merged) != pytest.approx(flat(exact), abs=1e-6)  # it did merge
     same(merged, exact, 1 / 50)
-    monkeypatch.setattr(pixel, "SCORES_HELD", 50)
+    monkeypatch.setattr(pixel, "MOST_SCORES", 50)
     same(pixel_metrics(maps, defects), exact, 1 / 50 + 2 / 50)
 
 

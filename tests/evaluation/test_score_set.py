@@ -73,7 +73,7 @@ def test_joined_parts_are_the_whole_in_whatever_order_they_come(scored: ScoreSet
 
 def test_figures_are_those_of_scores_and_drawn_maps_found_by_key(model, parts, scored) -> None:
     labels = [sample.label for sample in parts.samples]
-    maps = [model.draw(prediction) for prediction in scored.predictions]
+    maps = [model.anomaly_map(prediction) for prediction in scored.predictions]
     truth = [parts.defects(i) for i in range(len(parts))]
     expected = image_metrics([p.score for p in scored.predictions], labels)
     expected |= pixel_metrics(maps, truth)
@@ -107,8 +107,8 @@ def test_normal_images_alone_have_no_figures(model, parts, scored) -> None:
 
 def test_maps_are_drawn_one_by_one_when_asked_for(model, scored, monkeypatch) -> None:
     drawn = []
-    draw = type(model).draw
-    monkeypatch.setattr(type(model), "draw", lambda self, p: drawn.append(p) or draw(self, p))
+    draw = type(model).anomaly_map
+    monkeypatch.setattr(model, "anomaly_map", lambda p: drawn.append(p) or draw(model, p))
     maps = AnomalyMaps(model, scored.predictions)
     assert (len(maps), drawn) == (6, [])
     assert maps[2].shape == (SIDE, SIDE)

@@ -36,14 +36,13 @@ class Patches:
     coreset_percentage: float
 
     def select(
-        self, dataset, fraction: float, *, existing=None, squared_distances=None, selecting=None
+        self, dataset, fraction: float, *, existing=None, squared_distances=None, progress=None
     ) -> Selection:
         assert 0 < fraction <= 1
         held = BoundedRows(2**20, seed=0)
         held.add(torch.from_numpy(self.rows))
-        return held.select(
-            max(1, round(fraction * held.seen)), selecting, existing, squared_distances
-        )
+        target = max(1, round(fraction * held.seen))
+        return held.select(target, progress, existing, squared_distances)
 
 
 def send(model, images, reach: float, encoding: str = "float32", components: int = 0):

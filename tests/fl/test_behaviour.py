@@ -178,8 +178,8 @@ def behaviour(done) -> dict[str, Any]:
     digests = {
         "banks": {name: digest(rows) for name, rows in model.banks.items()},
         "coordinates": {
-            name: [digest(getattr(frame, part)) for part in ("origin", "basis")]
-            for name, frame in model.frames.items()
+            name: [digest(getattr(transform, part)) for part in ("origin", "basis")]
+            for name, transform in model.transforms.items()
         },
         "scores": None,
     }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.models import FeatureExtractor
-from src.models.extraction import CHUNK, Preparation, _batches, _read_ahead, extract
+from src.models.extraction import CHUNK, Preparation, Viewport, _batches, _read_ahead, extract
 
 SQUARE = Preparation(size=(64, 64), interpolation="bicubic")
 OWN = Preparation()
@@ -114,10 +114,10 @@ def test_a_centre_crop_sees_the_centre_only(lite, images):
     assert same(features(lite, [image], prepare), features(lite, [framed], prepare))
 
 
-def test_preparation_gives_its_frames():
-    assert OWN.frames((30, 40)) == ((30, 40), (30, 40))
-    assert Preparation((20, 24), 16).frames((30, 40)) == ((20, 24), (16, 16))
-    assert Preparation(None, 16).frames((30, 40)) == ((30, 40), (16, 16))
+def test_preparation_gives_its_viewport():
+    assert OWN.viewport((30, 40)) == Viewport((30, 40), (30, 40))
+    assert Preparation((20, 24), 16).viewport((30, 40)) == Viewport((20, 24), (16, 16))
+    assert Preparation(None, 16).viewport((30, 40)) == Viewport((30, 40), (16, 16))
 
 
 def test_resizing_keeps_images_within_0_and_1():
@@ -194,16 +194,17 @@ def test_a_gpu_gives_the_features_of_the_cpu_to_the_precision_of_bfloat16(lite, 
 
 def test_scaled_images_keep_their_shape() -> None:
     half = Preparation(scale=0.5)
-    assert half.frames((101, 60)) == ((48, 32), (48, 32))  # in steps of 8, no side below 32
+    assert half.viewport((101, 60)).resized == (48, 32)  # in steps of 8, no side below 32
     assert half(torch.rand(3, 128, 96)).shape == (3, 64, 48)
-    assert Preparation(crop=40, scale=0.5).frames((128, 96)) == ((64, 48), (40, 40))
+    cropped = Preparation(crop=40, scale=0.5)
+    assert cropped.viewport((128, 96)) == Viewport((64, 48), (40, 40))
 
 
-def test_even_light_leaves_what_is_drawn_and_takes_how_it_was_lit() -> None:
-    drawn = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
-    prepare = Preparation(even_light=True)
-    evened = prepare(drawn)
-    assert float(evened.mean()) == pytest.approx(0.45, abs=0.01)
-    assert float(evened.std()) == pytest.approx(0.15, abs=0.01)
-    torch.testing.assert_close(prepare(0.2 + 0.5 * drawn), evened, atol=5e-3, rtol=0)
+def test_normalizing_brightness_keeps_the_pattern_and_removes_the_lighting() -> None:
+    image = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    prepare = Preparation(normalize_brightness=True)
+    normalized = prepare(image)
+    assert float(normalized.mean()) == pytest.approx(0.45, abs=0.01)
+    assert float(normalized.std()) == pytest.approx(0.15, abs=0.01)
+    torch.testing.assert_close(prepare(0.2 + 0.5 * image), normalized, atol=5e-3, rtol=0)
     assert torch.isfinite(prepare(torch.full((3, 40, 40), 0.3))).all()

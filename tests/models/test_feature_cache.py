@@ -157,7 +157,7 @@ def test_a_damaged_entry_is_computed_again(cached, photos, tmp_path, length):
 
 def test_an_entry_that_never_was_is_none(tmp_path, photos):
     cache = FeatureCache(tmp_path / "cache", {})
-    assert cache.find(photos.samples[0].path) is None
+    assert cache.load(photos.samples[0].path) is None
     assert not cache.has(photos.samples[0].path)
 
 
@@ -167,32 +167,34 @@ def test_writers_at_once_leave_one_whole_entry_and_no_scraps(tmp_path, photos):
 
     def write(_):
         cache = FeatureCache(tmp_path / "cache", {"backbone": "any"})
-        cache.keep(path, grid)
-        return cache.find(path)
+        cache.store(path, grid)
+        return cache.load(path)
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(write, range(40)))
     assert all(torch.equal(one.features, grid.features.half()) for one in found)
     assert len(entries(tmp_path)) == 1
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list((tmp_path / "cache").rglob(".*"))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path, photos, monkeypatch):
-    def full(tensors, name, meta):
-        Path(name).write_bytes(b"half an entry")
+    write_bytes = Path.write_bytes
+
+    def fill_the_disk(path, content):
+        write_bytes(path, content[:20])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("src.models.feature_cache.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
     cache = FeatureCache(tmp_path / "cache", {})
     with pytest.raises(OSError, match="no space left"):
-        cache.keep(photos.samples[0].path, PatchGrid(torch.rand(2, 2, 3), (16, 16)))
+        cache.store(photos.samples[0].path, PatchGrid(torch.rand(2, 2, 3), (16, 16)))
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_features_beyond_half_precision_are_refused_by_the_image_s_name(tmp_path, photos):
     cache = FeatureCache(tmp_path / "cache", {})
     with pytest.raises(ValueError, match=r"0\.png: patch features are not finite in half"):
-        cache.keep(photos.samples[0].path, PatchGrid(torch.full((2, 2, 3), 1e6), (16, 16)))
+        cache.store(photos.samples[0].path, PatchGrid(torch.full((2, 2, 3), 1e6), (16, 16)))
 
 
 def test_a_model_fitted_through_the_cache_detects_as_one_without(cached, small_model, photos):

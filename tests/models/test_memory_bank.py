@@ -134,7 +134,7 @@ def test_a_truncated_file_is_named(tmp_path, bank, length):
 def test_a_file_of_another_format_or_version_is_named(tmp_path, rows, meta):
     path = tmp_path / "other.safetensors"
     save_file({"features": rows}, path, meta)
-    with pytest.raises(FileError, match=r"other\.safetensors is .*reads fedpatchcore-bank-1"):
+    with pytest.raises(FileError, match=r"other\.safetensors has format .*fedpatchcore-bank-1"):
         MemoryBank.load(path)
 
 

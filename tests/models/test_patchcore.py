@@ -53,7 +53,7 @@ class TestTheUsersCalls:
     def test_a_gpu_that_is_not_there_is_said_once_and_replaced(self, small_model, caplog):
         if torch.cuda.is_available():
             pytest.skip("there is a GPU")
-        patchcore._device.cache_clear()
+        patchcore._available_device.cache_clear()
         with caplog.at_level(logging.WARNING, "src.models.patchcore"):
             models = [small_model(device="cuda") for _ in range(2)]
         assert caplog.text.count("no GPU is available here, running on the CPU") == 1
@@ -91,10 +91,8 @@ class TestFit:
 
     def test_progress_is_told_of_images_and_of_picks(self, model, images):
         extracted, picked = [], []
-        model.select(
-            images(3), 0.5, extracting=lambda *x: extracted.append(x),
-            selecting=lambda *x: picked.append(x),
-        )  # fmt: skip
+        list(model.embed(images(3), lambda *x: extracted.append(x)))
+        model.select(images(3), 0.5, progress=lambda *x: picked.append(x))
         assert extracted == [(1, 3), (2, 3), (3, 3)]
         assert picked[-1] == (96, 96)
 
@@ -133,7 +131,7 @@ class TestPredict:
         normal = images(1, seed=5)[0]
         before, after = fitted.score([normal, pasted(normal)])
         assert after.score > 1.5 * before.score
-        peak = np.unravel_index(fitted.draw(after).argmax(), (64, 64))
+        peak = np.unravel_index(fitted.anomaly_map(after).argmax(), (64, 64))
         assert 40 <= peak[0] < 52
         assert 16 <= peak[1] < 28
 
@@ -204,7 +202,7 @@ class TestCalibration:
         model.fit(train)
         for rate in (0.05, 0.25, 0.5):
             threshold = model.calibrate(train, rate)
-            scores = [p.score for p in model.score(train, without_own=True)]
+            scores = [p.score for p in model.score(train, exclude_own=True)]
             above = sum(score > threshold for score in scores)
             assert abs(above - rate * 40) <= 1
             assert model.threshold == threshold
@@ -219,7 +217,7 @@ class TestCalibration:
         model.fit(train)
         other = small_model(neighbors=neighbors)
         rows = model.get_memory_bank()
-        kept = list(model.score(train, without_own=True))
+        kept = list(model.score(train, exclude_own=True))
         for image, own, prediction in zip(train, patches(model, train), kept, strict=True):
             mine = (rows[:, None] == own.numpy()).all(2).any(1)
             assert mine.any()
@@ -228,13 +226,13 @@ class TestCalibration:
 
     def test_distances_shown_are_to_the_whole_bank(self, small_model, images):
         model = small_model(coreset_percentage=1.0).fit(images(3))
-        prediction = next(model.score(images(3), without_own=True))
+        prediction = next(model.score(images(3), exclude_own=True))
         assert (prediction.distances == 0).all()
         assert prediction.score > 0
 
     def test_a_bank_of_one_image_cannot_be_calibrated_on_it(self, small_model, images):
         model = small_model(coreset_percentage=1.0).fit(images(1))
-        with pytest.raises(ValueError, match="calibrate needs images, and a bank that"):
+        with pytest.raises(ValueError, match="calibrate needs images, and a bank of more than one"):
             model.calibrate(images(1))
 
 
@@ -258,7 +256,7 @@ class TestTheFile:
         assert again.threshold == 3.25
         for one, other in zip(model.score(test), again.score(test), strict=True):
             assert one.score == other.score
-            np.testing.assert_array_equal(model.draw(one), again.draw(other))
+            np.testing.assert_array_equal(model.anomaly_map(one), again.anomaly_map(other))
 
     def test_a_bank_in_half_precision_stays_so(self, fitted, path):
         fitted.set_memory_bank(fitted.get_memory_bank().astype(np.float16))
@@ -273,7 +271,7 @@ class TestTheFile:
         torch.save(small_model(pretrained=False).backbone.network.state_dict(), weights)
         model = small_model(weights=weights, pretrained=False).fit(images(2))
         model.save(path)
-        with pytest.raises(FileError, match=r"made with the weights file mine\.pth"):
+        with pytest.raises(FileError, match=r"created with the weights file mine\.pth"):
             PatchCore.load(path, device="cpu")
         again = PatchCore.load(path, device="cpu", weights=weights)
         np.testing.assert_array_equal(again.predict(images(1))[0], model.predict(images(1))[0])
@@ -282,7 +280,7 @@ class TestTheFile:
         fitted.save(path)
         weights = path.parent / "other.pth"
         torch.save(small_model(pretrained=False).backbone.network.state_dict(), weights)
-        with pytest.raises(FileError, match=r"model\.safetensors was made with other .*weights"):
+        with pytest.raises(FileError, match=r"model\.safetensors was created with other .*weights"):
             PatchCore.load(path, device="cpu", weights=weights)
 
     @pytest.mark.parametrize("length", [0, 20, 5000])
@@ -295,8 +293,12 @@ class TestTheFile:
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [
-            ({"format": "fedpatchcore-model-7"}, "is fedpatchcore-model-7; this version reads"),
-            ({"format": "bank"}, "is bank; this version reads fedpatchcore-model-1"),
+            (
+                {"format": "fedpatchcore-model-7"},
+                "has format fedpatchcore-model-7; this version",
+            ),
+            ({"format": "bank"}, "has format bank; this version reads fedpatchcore-model-2"),
+            ({"format": "fedpatchcore-model-1"}, "has format fedpatchcore-model-1; this version"),
             ({"config": None}, "has no 'config' in its header"),
         ],
     )
@@ -304,7 +306,7 @@ class TestTheFile:
         self, fitted, path, change, sentence
     ):
         fitted.save(path)
-        header, tensors = read_tensors(path, "fedpatchcore-model-1")
+        header, tensors = read_tensors(path, "fedpatchcore-model-2")
         changed = {key: value for key, value in {**header, **change}.items() if value is not None}
         write_tensors(path, changed.pop("format"), changed, tensors)
         with pytest.raises(FileError, match=rf"model\.safetensors {sentence}"):
@@ -332,4 +334,4 @@ class TestTheFile:
 
 def test_a_prediction_can_be_drawn_without_its_image(fitted, images):
     prediction = Prediction(1.0, np.ones((8, 8), np.float32), (30, 50))
-    np.testing.assert_allclose(fitted.draw(prediction), np.ones((30, 50)), rtol=1e-5)
+    np.testing.assert_allclose(fitted.anomaly_map(prediction), np.ones((30, 50)), rtol=1e-5)

@@ -9,12 +9,13 @@ from scipy.ndimage import gaussian_filter
 from torchvision.transforms.v2 import functional as tvf
 
 from src.models import MemoryBank
+from src.models.extraction import Viewport
 from src.models.scoring import (
     _undo_crop,
     anomaly_maps,
+    exclude_own_rows,
     image_scores,
-    leave_out_own,
-    without_border,
+    mask_border,
 )
 
 D = 5
@@ -87,7 +88,7 @@ def test_without_its_own_rows_an_image_scores_as_with_a_bank_that_never_had_them
     patches = random_state.normal(size=(30, D)).astype(dtype)
     others = random_state.normal(size=(60, D)).astype(dtype)
     bank = filled(np.concatenate([patches[::2], others, patches[1:8:2]]))
-    distances, indices, own = leave_out_own(bank, *one(patches, *found(bank, patches)))
+    distances, indices, own = exclude_own_rows(bank, *one(patches, *found(bank, patches)))
     assert own[0].nonzero().flatten().tolist() == [*range(15), *range(75, 79)]
     expected, at = found(filled(others), patches)
     torch.testing.assert_close(distances[0], expected)
@@ -100,7 +101,7 @@ def test_an_image_that_gave_no_row_loses_none(random_state):
     patches = random_state.normal(size=(30, D)).astype(np.float32)
     bank = filled(random_state.normal(size=(60, D)).astype(np.float32))
     before = found(bank, patches)
-    *after, own = leave_out_own(bank, *one(patches, *before))
+    *after, own = exclude_own_rows(bank, *one(patches, *before))
     assert not own.any()
     assert all(torch.equal(a, b[0]) for a, b in zip(before, after, strict=True))
 
@@ -108,7 +109,7 @@ def test_an_image_that_gave_no_row_loses_none(random_state):
 def test_an_image_that_gave_every_row_is_infinitely_far(random_state):
     patches = random_state.normal(size=(30, D)).astype(np.float32)
     bank = filled(patches)
-    distances, indices, own = leave_out_own(bank, *one(patches, *found(bank, patches)))
+    distances, indices, own = exclude_own_rows(bank, *one(patches, *found(bank, patches)))
     assert torch.isinf(distances).all()
     assert float(image_scores(bank, *one(patches), distances, indices, 9, own)) == np.inf
 
@@ -121,11 +122,11 @@ def test_images_together_score_as_each_alone(random_state):
     distances, indices = (
         torch.stack(each) for each in zip(*(found(bank, image) for image in patches), strict=True)
     )
-    *judged, own = leave_out_own(bank, features, distances, indices)
+    *judged, own = exclude_own_rows(bank, features, distances, indices)
     scores = image_scores(bank, features, *judged, 9, own)
     for image in range(4):
         alone = [each[image : image + 1] for each in (features, distances, indices)]
-        *others, lost = leave_out_own(bank, *alone)
+        *others, lost = exclude_own_rows(bank, *alone)
         assert torch.equal(lost[0], own[image])
         assert torch.equal(others[1][0], judged[1][image])
         assert float(image_scores(bank, alone[0], *others, 9, lost)) == pytest.approx(
@@ -147,9 +148,9 @@ def test_a_gpu_scores_as_a_cpu_does(dtype, random_state):
         bank.add(rows)
         features = torch.as_tensor(patches, device=device)
         distances, indices = (x.view(8, 64) for x in bank.neighbours(features.flatten(0, 1)))
-        *judged, own = leave_out_own(bank, features, distances, indices)
+        *judged, own = exclude_own_rows(bank, features, distances, indices)
         scores = image_scores(bank, features, *judged, 9, own)
-        maps = anomaly_maps(distances.view(8, 8, 8), (50, 70), (64, 64), (56, 56))
+        maps = anomaly_maps(distances.view(8, 8, 8), (50, 70), Viewport((64, 64), (56, 56)))
         results.append([x.cpu() for x in (distances, *judged, own, scores, maps)])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -158,7 +159,7 @@ def test_a_gpu_scores_as_a_cpu_does(dtype, random_state):
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (10, 100), (8, 8)])
 def test_a_map_is_the_distances_upsampled_and_smoothed_by_sigma_4(size, random_state):
     grid = torch.as_tensor(random_state.random((-(-size[0] // 8), -(-size[1] // 8))))
-    drawn = anomaly_maps(grid[None], size, size, size)[0]
+    drawn = anomaly_maps(grid[None], size, Viewport(size, size))[0]
     assert (tuple(drawn.shape), drawn.dtype) == (size, torch.float32)
     upsampled = torch.nn.functional.interpolate(grid[None, None], size, mode="bilinear")[0, 0]
     if min(size) > 16:  # the whole kernel fits
@@ -168,7 +169,7 @@ def test_a_map_is_the_distances_upsampled_and_smoothed_by_sigma_4(size, random_s
 
 
 def test_a_map_of_equal_distances_is_flat():
-    drawn = anomaly_maps(torch.full((1, 4, 9), 2.5), (37, 71), (32, 72), (32, 72))[0]
+    drawn = anomaly_maps(torch.full((1, 4, 9), 2.5), (37, 71), Viewport((32, 72), (32, 72)))[0]
     torch.testing.assert_close(drawn, torch.full((37, 71), 2.5))
 
 
@@ -185,7 +186,7 @@ def test_a_crop_is_put_back_where_it_was_taken(size, crop):
 
 
 def test_a_map_is_zero_where_a_crop_left_the_image_out():
-    drawn = anomaly_maps(torch.ones(1, 4, 4), (64, 96), (64, 96), (32, 32))[0]
+    drawn = anomaly_maps(torch.ones(1, 4, 4), (64, 96), Viewport((64, 96), (32, 32)))[0]
     assert (drawn[16:48, 32:64] > 0.99).all()
     assert drawn.sum() == drawn[16:48, 32:64].sum()
 
@@ -195,6 +196,6 @@ def test_no_largest_distance_is_found_along_the_border(h: int, w: int, border: i
     distances = torch.from_numpy(np.random.default_rng(h * w).random((2, h, w), np.float32))
     rows, columns = min(border, (h - 1) // 2), min(border, (w - 1) // 2)
     middle = distances[:, rows : h - rows, columns : w - columns]
-    left = without_border(distances, border)
+    left = mask_border(distances, border)
     torch.testing.assert_close(left.flatten(1).max(1)[0], middle.flatten(1).max(1)[0])
     assert torch.isfinite(left).sum() == middle.numel()

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,18 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from src.reporting.study.figures import drawings
-from src.reporting.study.page import lead, page, write_study
-from src.reporting.study.study import (
-    Record,
-    StudyError,
-    Unfinished,
-    estimate,
-    overall,
-    read_study,
-    study_of,
-)
+from src.reporting.study.groups import estimate, overall, read_study, study_of
+from src.reporting.study.page import study_page, write_study
+from src.reporting.study.plots import study_plots
+from src.reporting.study.runs import MissingRun, Record
 from src.reporting.study.tables import tables_of
+from src.storage.run_metrics import RunMetrics
+from src.storage.tensor_file import FileError
+from tests.reporting.runs import BARE, CLIENT, DATASET, STAGES, content_of
 
 KINDS = [("iid", 0.5), ("quantity", 0.5), ("attribute", 0.5), *(("dirichlet", a) for a in (0.1, 1))]
 
@@ -39,46 +34,55 @@ def made(
     upload = rng.integers(200_000, 400_000, clients) * (1 + round(4 * skew))
     own = np.clip(central - 0.02 * rng.random(clients) - 0.03 * skew, 0, 1)
     alone = central - 0.08 - 0.02 * skew
-    return {
-        "config": {
+    return content_of(
+        **{
+            "config": {
+                "seed": seed,
+                "clients": clients,
+                "out": f"/somewhere/{kind}-{seed}",
+                "partition.kind": kind,
+                "partition.alpha": alpha,
+                "partition.column": "line",
+                "evaluate.baseline-dir": f"/somewhere/{seed}",
+                "merge.encoding": "int8",
+                **settings,
+            },
             "seed": seed,
-            "clients": clients,
-            "out": f"/somewhere/{kind}-{seed}",
-            "partition.kind": kind,
-            "partition.alpha": alpha,
-            "partition.column": "line",
-            "evaluate.baseline-dir": f"/somewhere/{seed}",
-            "merge.encoding": "int8",
-            **settings,
-        },
-        "seed": seed,
-        "dataset": {"name": "mtd", "objects": ["mtd"]},
-        "federated": _figures(central - 0.01 * skew),
-        "centralized": {**_figures(central), "radius": 23.5 + 0.1 * seed},
-        "local": {
-            "clients": [{"client": c, "patches": 20_000, "images": 20} for c in range(clients)],
-            "mean": _figures(alone),
-            "worst": {"client": 1, **_figures(alone - 0.02)},
-        },
-        "bank": {"size": 800, "dim": 100, "radius": 24 + skew, "radius_bound": 24.5 + skew},
-        "traffic": {
-            "upload_bytes": upload.tolist(),
-            "broadcast_bytes": 900_000,
-            "stages": [
-                {"round": 1, "stage": "curves", "up": 9000, "down": 88},
-                {"round": 1, "stage": "banks", "up": int(upload.sum()), "down": 141},
-                {"round": 2, "stage": "curves", "up": 9000, "down": 700_000},
-            ],
-        },
-        "seconds": {"features": 1.5, "coreset": 20.0 + 9 * skew, "evaluate": 12.5, "total": 50.0},
-        "work": {"features": 5.0, "coreset": 70.0, "evaluate": 40.0},
-        "fairness": {
-            "clients": [{"client": c, "image_auroc": float(v)} for c, v in enumerate(own)]
-        },
-        "heterogeneity": {"feature_shift": skew / 4, "value_skew": skew, "size_skew": skew / 2},
-        "versions": {"torch": "2.0"},
-        "refused": [],
-    }
+            "dataset": DATASET,
+            "federated": _figures(central - 0.01 * skew),
+            "centralized": {**_figures(central), "radius": 23.5 + 0.1 * seed},
+            "local": {
+                "clients": [
+                    CLIENT | {"client": c, "patches": 20_000, "images": 20} for c in range(clients)
+                ],
+                "mean": _figures(alone),
+                "worst": {"client": 1, **_figures(alone - 0.02)},
+            },
+            "bank": {"size": 800, "dim": 100, "radius": 24 + skew, "radius_bound": 24.5 + skew},
+            "traffic": {
+                "upload_bytes": upload.tolist(),
+                "broadcast_bytes": 900_000,
+                "stages": [
+                    {"round": 1, "stage": "curves", "up": 9000, "down": 88},
+                    {"round": 1, "stage": "banks", "up": int(upload.sum()), "down": 141},
+                    {"round": 2, "stage": "curves", "up": 9000, "down": 700_000},
+                ],
+            },
+            "seconds": STAGES
+            | {"features": 1.5, "coreset": 20.0 + 9 * skew, "evaluate": 12.5, "total": 50.0},
+            "work": STAGES | {"features": 5.0, "coreset": 70.0, "evaluate": 40.0},
+            "fairness": {
+                "clients": [{"client": c, "image_auroc": float(v)} for c, v in enumerate(own)],
+                "worst": float(own.min()),
+                "worst_client": int(own.argmin()),
+                "gap": float(np.ptp(own)),
+                "jain": 0.99,
+            },
+            "heterogeneity": {"feature_shift": skew / 4, "value_skew": skew, "size_skew": skew / 2},
+            "versions": {"torch": "2.0"},
+            "refused": [],
+        }
+    )
 
 
 def _figures(auroc: float) -> dict:
@@ -87,7 +91,10 @@ def _figures(auroc: float) -> dict:
 
 
 def of(*metrics: dict):
-    records = [Record(f"run-{i}", Path("runs") / f"run-{i}", m) for i, m in enumerate(metrics)]
+    records = [
+        Record(f"run-{i}", Path("runs") / f"run-{i}", RunMetrics.model_validate(content))
+        for i, content in enumerate(metrics)
+    ]
     return study_of(records)
 
 
@@ -159,14 +166,14 @@ def test_labels_are_short(settings, labels) -> None:
 
 
 def test_datasets_go_by_their_names() -> None:
-    other = made() | {"dataset": {"name": "visa"}}
+    other = made() | {"dataset": DATASET | {"name": "visa"}}
     assert [g.label for g in of(made(), other).groups] == ["mtd", "visa"]
 
 
 def test_a_repeated_run_does_not_count_twice() -> None:
     study = of(made(), made(seed=1), made())
     assert len(study.runs) == 2
-    assert study.repeats == [Unfinished("run-2", "it has settings and seed of run-0")]
+    assert study.missing == [MissingRun("run-2", "it has the settings and the seed of run-0")]
 
 
 def test_differences_are_taken_within_a_seed() -> None:
@@ -189,20 +196,9 @@ def test_a_run_without_baseline_is_left_out_of_the_difference_only() -> None:
 def test_factors_worked_by_hand() -> None:
     metrics = made()
     metrics["traffic"]["upload_bytes"] = [40_000, 40_000, 40_000, 40_000]
-    figures = of(metrics).runs[0].figures
+    figures = of(metrics).runs[0].values
     assert figures["factor.every_patch"] == 4 * 20_000 * 100 * 4 / 160_000
     assert figures["factor.one_bank"] == 800 * 100 * 4 / 160_000
-
-
-def test_fairness_worked_by_hand() -> None:
-    metrics = made()
-    metrics["fairness"] = {
-        "clients": [{"client": 0, "image_auroc": 1.0}, {"client": 1, "image_auroc": 0.5}]
-    }
-    figures = of(metrics).runs[0].figures
-    assert figures["fairness.worst"] == 0.5
-    assert figures["fairness.gap"] == 0.5
-    assert figures["fairness.jain"] == pytest.approx(1.5**2 / (2 * 1.25))
 
 
 def test_overall_is_over_seeds_not_over_runs() -> None:
@@ -217,15 +213,11 @@ def test_overall_is_over_seeds_not_over_runs() -> None:
     assert uneven.mean == pytest.approx((0.962 + 0.951) / 2)
 
 
-def test_the_lead_says_it_in_numbers() -> None:
-    study = of(*(made("attribute", seed=s) for s in (0, 1, 2)))
-    assert lead(study) == (
-        "Over 3 runs, federated is 0.009 ± 0.000 below centralized and 0.089 ± 0.000 above a "
-        "client alone in image AUROC, at 0.955 ± 0.010 (95 % intervals over 3 seeds)."
-    )
-    assert "from −0.009 (attribute) to 0.000 (iid)" in lead(whole())
-    assert "no interval" in lead(of(made(), made("attribute")))
-    assert "There is no image AUROC" in lead(of({"seed": 0}, {"seed": 1}))
+def test_main_table_ends_with_all_groups(tmp_path) -> None:
+    # mean over the groups within each seed, then the interval over the seeds
+    table = tables_of(whole(), tmp_path)[0]
+    assert table.rows[-1][:2] == ["all groups", ""]
+    assert table.rows[-1][3] == "0.961 ± 0.010"
 
 
 @pytest.fixture
@@ -284,7 +276,7 @@ def test_tables_hold_full_numbers_and_the_text_of_the_page(written) -> None:
     marked = (folder / "tables" / "main.md").read_text()
     assert "| attribute | 3 | 0.866 ± 0.010 | 0.955 ± 0.010 | 0.964 ± 0.010 |" in marked
     assert {p.stem for p in (folder / "tables").glob("*.csv")} == {
-        *("main", "figures", "costs", "fairness", "heterogeneity", "seconds", "bytes", "runs")
+        *("main", "metrics", "costs", "fairness", "heterogeneity", "seconds", "bytes", "runs")
     }
 
 
@@ -297,7 +289,7 @@ def test_bytes_of_a_stage_are_summed_over_rounds(written) -> None:
 
 
 def test_files_are_the_same_bytes_again() -> None:
-    first, second = drawings(whole()), drawings(whole())
+    first, second = study_plots(whole()), study_plots(whole())
     assert [(d.svg, d.png) for d in first] == [(d.svg, d.png) for d in second]
     assert not any(b"<dc:date>" in d.svg for d in first)
 
@@ -311,10 +303,10 @@ def test_one_run_has_a_page_without_intervals(written) -> None:
 @pytest.mark.parametrize(
     "metrics",
     [
-        [{}],
-        [{"config": {"seed": 0}, "seed": 0}, {"config": {"seed": 1}, "seed": 1}],
-        [{"federated": {"image_auroc": 0.9}}, {"federated": {"image_auroc": 0.8}, "seed": 1}],
-        [made() | dict.fromkeys(("local", "centralized", "traffic", "fairness", "seconds"), None)],
+        [content_of()],
+        [content_of(seed=0), content_of(seed=1)],
+        [content_of(federated={"image_auroc": 0.9}), content_of(seed=1)],
+        [made() | {"local": {}, "centralized": None, "traffic": BARE["traffic"], "fairness": {}}],
     ],
 )
 def test_what_is_absent_is_left_out(metrics, written) -> None:
@@ -332,18 +324,21 @@ def test_many_clients_and_a_figure_that_does_not_vary(written) -> None:
 
 def test_uploads_that_are_about_the_same_are_no_figure() -> None:
     runs = made(), made(**{"merge.encoding": "half"})
-    assert "upload" not in {drawn.name for drawn in drawings(of(*runs))}
+    assert "upload" not in {drawn.name for drawn in study_plots(of(*runs))}
     runs[0]["traffic"]["upload_bytes"] = [2 * n for n in runs[1]["traffic"]["upload_bytes"]]
-    assert "upload" in {drawn.name for drawn in drawings(of(*runs))}
+    assert "upload" in {drawn.name for drawn in study_plots(of(*runs))}
 
 
 def test_names_are_escaped(tmp_path) -> None:
     study = study_of(
-        [Record("a<b|c", tmp_path, made()), Record("d", tmp_path, made(seed=1))],
-        [Unfinished("e", "it failed: <script>")],
+        [
+            Record("a<b|c", tmp_path, RunMetrics.model_validate(made())),
+            Record("d", tmp_path, RunMetrics.model_validate(made(seed=1))),
+        ],
+        [MissingRun("e", "it failed: <script>")],
     )
     tables = tables_of(study, tmp_path)
-    text = page(study, tables, [])
+    text = study_page(study, tables, [])
     assert "<script>" not in text
     assert "a&lt;b|c" in text
     assert "a<b&#124;c" in (write_study(tmp_path, study).parent / "tables/runs.md").read_text()
@@ -353,7 +348,7 @@ def test_different_versions_and_lost_clients_are_said(tmp_path) -> None:
     other = made(seed=1) | {"versions": {"torch": "2.1"}}
     other["refused"] = [{"client": 3, "reason": "it was silent"}]
     study = of(made(), other)
-    text = " ".join(Seen(page(study, tables_of(study, tmp_path), [])).text.split())
+    text = " ".join(Seen(study_page(study, tables_of(study, tmp_path), [])).text.split())
     assert "different versions of torch" in text
     assert "run-1 left out client 3: it was silent" in text
 
@@ -376,9 +371,9 @@ def swept(tmp_path):
 def test_a_sweep_tells_what_is_missing_and_links_its_runs(swept) -> None:
     study = read_study([swept])
     assert [run.name for run in study.runs] == ["seed-0", "seed-1"]
-    assert study.unfinished == [
-        Unfinished("failed", "it failed: OSError: disk full"),
-        Unfinished("stopped", "it has not finished"),
+    assert study.missing == [
+        MissingRun("failed", "it failed: OSError: disk full"),
+        MissingRun("stopped", "it has not finished"),
     ]
     text = write_study(swept / "report", study).read_text()
     assert 'href="../runs/seed-0/report.html"' in text
@@ -388,7 +383,7 @@ def test_a_sweep_tells_what_is_missing_and_links_its_runs(swept) -> None:
 def test_a_run_named_twice_is_read_once(swept) -> None:
     study = read_study([swept, swept / "runs" / "seed-0"])
     assert len(study.runs) == 2
-    assert not study.repeats
+    assert [run.name for run in study.missing] == ["sweep/failed", "sweep/stopped"]
 
 
 def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, swept) -> None:
@@ -400,18 +395,11 @@ def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, swept) -> None:
         ("nowhere", "there is no folder"),
         (".", "neither a run directory"),
         ("begun", "has not finished"),
-        ("torn", "is not JSON"),
+        ("torn", "Invalid JSON"),
     ):
-        with pytest.raises(StudyError, match=said):
+        with pytest.raises(FileError, match=said):
             read_study([tmp_path / name])
     for path in swept.glob("runs/*/metrics.json"):
         path.unlink()
-    with pytest.raises(StudyError, match="nothing to report"):
+    with pytest.raises(FileError, match="nothing to report"):
         read_study([swept])
-
-
-def test_jain_and_interval_survive_a_client_without_figure() -> None:
-    metrics = made()
-    metrics["fairness"]["clients"][0]["image_auroc"] = None
-    figures = of(metrics).runs[0].figures
-    assert math.isfinite(figures["fairness.jain"])

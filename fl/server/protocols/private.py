@@ -25,7 +25,7 @@ from fl.wire.envelope import check_size
 from fl.wire.sums import pack_asks, unpack_sums
 from src.federated.bank_set import BankSet
 from src.federated.types import BankRefused, MergedBank
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.privacy.ledger import guarantee
 from src.privacy.queries import Ask, added
 from src.privacy.runner import (
@@ -206,4 +206,4 @@ def _images(state: ServerState) -> dict[str, int]:
 
 def _merged_bank(bank: PrivateBank) -> MergedBank:
     rows = bank.rows.astype(np.float32)
-    return MergedBank(rows, Frame(bank.origin, bank.basis), log_scores=bank.scores)
+    return MergedBank(rows, FeatureTransform(bank.origin, bank.basis), log_scores=bank.scores)

@@ -1,1 +1,1 @@
-"""Greedy farthest-first selection of a coreset, exact and at matrix-product speed."""
+"""Exact greedy selection of coresets (farthest-first traversal), at matrix-product speed."""

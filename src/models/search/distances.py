@@ -16,10 +16,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from src.models.search import kernels
 
 TILE_ROWS = 4096  # rows per product on a CPU
 TILE_CENTRES = 1024  # centres per product on a CPU
@@ -113,7 +117,7 @@ class Centres:
             from src.models.search import kernels
 
             operands = self._operands(kernels.SPLIT)
-            return kernels.affinity(queries, *operands, None, with_index=True)[1]
+            return kernels.affinity(queries, operands, None, with_index=True)[1]
         affinity, index = self._by_products(queries, None)
         return index.gather(0, affinity.argmax(0, keepdim=True))[0]
 
@@ -135,7 +139,7 @@ class Centres:
 
         counts = torch.bincount(tile, minlength=self.tiles)
         operands = self._operands(kernels.SPLIT)
-        return kernels.affinity_in_tile(queries, picked, counts, *operands, mask)[1]
+        return kernels.affinity_in_tile(queries, picked, counts, operands, mask)[1]
 
     def approximate(
         self, queries: Tensor, mask: Mask | None = None
@@ -154,7 +158,7 @@ class Centres:
             from src.models.search import kernels
 
             operands = self._operands(kernels.ROUNDED)
-            return kernels.affinity(queries, *operands, mask, with_index=False)[0], None
+            return kernels.affinity(queries, operands, mask, with_index=False)[0], None
         return self._by_products(queries, mask)
 
     def error_bound(self, norms: Tensor, rounding: Tensor) -> Tensor:
@@ -185,13 +189,12 @@ class Centres:
                 index[number, part] += tile.start
         return best, index
 
-    def _operands(self, operands: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+    def _operands(self, mode: int) -> "kernels.Operands":
         from src.models.search import kernels
 
-        if self.scaling.is_identity:
-            operands = kernels.UNCHANGED
-        scaling = self.scaling.origin, self.scaling.scale
-        return *scaling, self.high, self.low, self.half_norms, operands
+        mode = kernels.UNCHANGED if self.scaling.is_identity else mode
+        parts = self.high, self.low, self.half_norms
+        return kernels.Operands(self.scaling.origin, self.scaling.scale, *parts, mode)
 
 
 def near_origin(mean: Tensor, mean_square: Tensor) -> bool:

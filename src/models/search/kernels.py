@@ -6,6 +6,7 @@ do not trigger a recompilation each.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,6 +19,24 @@ Mask = tuple[Tensor, Tensor]
 UNCHANGED = 0  # the rows are in half precision already
 ROUNDED = 1  # one product of rows rounded to half precision
 SPLIT = 2  # three products of high and low parts, as accurate as float32
+
+
+class Operands(NamedTuple):
+    """Centres as operands of half-precision products, and how to scale the rows.
+
+    Attributes:
+        origin, scale: [D] and [] float32; ignored if the mode is UNCHANGED.
+        high, low: [b, D] centres rounded to half precision, and the remainders.
+        half_norms: [b] float32, |c|^2 / 2.
+        mode: UNCHANGED, ROUNDED or SPLIT.
+    """
+
+    origin: Tensor
+    scale: Tensor
+    high: Tensor
+    low: Tensor
+    half_norms: Tensor
+    mode: int
 
 
 @triton.jit
@@ -207,24 +226,13 @@ def _pick(
 
 
 def affinity(
-    rows: Tensor,
-    origin: Tensor,
-    scale: Tensor,
-    high: Tensor,
-    low: Tensor,
-    half_norms: Tensor,
-    operands: int,
-    mask: Mask | None,
-    with_index: bool,
+    rows: Tensor, centres: Operands, mask: Mask | None, with_index: bool
 ) -> tuple[Tensor, Tensor]:
     """Largest x.c - |c|^2 / 2 over the centres c, for x = (row - origin) * scale.
 
     Args:
         rows: [n, D].
-        origin, scale: [D] and [] float32; ignored if operands are UNCHANGED.
-        high, low: [b, D] centres rounded to half precision, and the remainders.
-        half_norms: [b] float32, |c|^2 / 2.
-        operands: UNCHANGED, ROUNDED or SPLIT.
+        centres: the centres [b, D].
         mask: [n] and [b] int32; a row ignores centres with its own number.
         with_index: search all centres and return indices; otherwise search each tile of centres.
 
@@ -232,31 +240,22 @@ def affinity(
         with index: affinities [n] float32 and centres [n] int64; otherwise affinities
         [tiles, n] float32 and an empty tensor.
     """
-    n, dim, centres = len(rows), rows.shape[1], len(high)
-    shape = _shape(rows.device, operands)
-    across = triton.cdiv(centres, shape["BN"])
+    n, dim, count = len(rows), rows.shape[1], len(centres.high)
+    shape = _shape(rows.device, centres.mode)
+    across = triton.cdiv(count, shape["BN"])
     best = torch.empty(across, n, dtype=torch.float32, device=rows.device)
     at = torch.empty(across if with_index else 0, n, dtype=torch.int32, device=rows.device)
     with _on(rows):
         _affinity[(triton.cdiv(n, shape["BM"]) * across,)](
-            rows, origin, scale, high, low, half_norms, *(mask or (rows, rows)), best, at,
-            n, centres, dim, OPERANDS=operands, INDEX=with_index, MASKED=mask is not None,
+            rows, *centres[:-1], *(mask or (rows, rows)), best, at,
+            n, count, dim, OPERANDS=centres.mode, INDEX=with_index, MASKED=mask is not None,
             EVEN=dim % shape["BK"] == 0, GROUP=8, **shape,
         )  # fmt: skip
     return _best_tile(best, at) if with_index else (best, at)
 
 
 def affinity_in_tile(
-    rows: Tensor,
-    picked: Tensor,
-    counts: Tensor,
-    origin: Tensor,
-    scale: Tensor,
-    high: Tensor,
-    low: Tensor,
-    half_norms: Tensor,
-    operands: int,
-    mask: Mask | None,
+    rows: Tensor, picked: Tensor, counts: Tensor, centres: Operands, mask: Mask | None
 ) -> tuple[Tensor, Tensor]:
     """`affinity` within one tile of centres, for n pairs of a row and a tile.
 
@@ -268,16 +267,16 @@ def affinity_in_tile(
         affinities [n] float32, and indices into all centres [n] int64.
     """
     n, dim = len(picked), rows.shape[1]
-    shape, tile = _shape(rows.device, operands), tile_centres(rows.device)
+    shape, tile = _shape(rows.device, centres.mode), tile_centres(rows.device)
     sides = tile // shape["BN"]
     best = torch.empty(sides, n, dtype=torch.float32, device=rows.device)
     at = torch.empty(sides, n, dtype=torch.int32, device=rows.device)
     with _on(rows):
         # upper bound on the programs: each tile's last program may be partly filled
         _affinity_in_tile[((n // shape["BM"] + len(counts)) * sides,)](
-            rows, picked, counts, len(counts), origin, scale, high, low, half_norms,
-            *(mask or (rows, rows)), best, at, n, len(high), dim,
-            OPERANDS=operands, MASKED=mask is not None, EVEN=dim % shape["BK"] == 0, TILE=tile,
+            rows, picked, counts, len(counts), *centres[:-1],
+            *(mask or (rows, rows)), best, at, n, len(centres.high), dim,
+            OPERANDS=centres.mode, MASKED=mask is not None, EVEN=dim % shape["BK"] == 0, TILE=tile,
             LANES=max(16, triton.next_power_of_2(len(counts))), **shape,
         )  # fmt: skip
     return _best_tile(best, at)
@@ -295,7 +294,7 @@ def tile_centres(device: torch.device) -> int:
     return _shape(device, ROUNDED)["BN"]
 
 
-def _shape(device: torch.device, operands: int) -> dict[str, int]:
+def _shape(device: torch.device, mode: int) -> dict[str, int]:
     """Tile sizes, as large as the device's shared memory allows for prefetching."""
     shared = 0
     if device.type == "cuda":
@@ -303,7 +302,7 @@ def _shape(device: torch.device, operands: int) -> dict[str, int]:
         shared = getattr(properties, "shared_memory_per_block_optin", 0)
     if shared < 200 * 2**10:
         return {"BM": 128, "BN": 64, "BK": 32, "num_warps": 4, "num_stages": 3}
-    if operands == SPLIT:
+    if mode == SPLIT:
         return {"BM": 128, "BN": 128, "BK": 64, "num_warps": 8, "num_stages": 3}
     return {"BM": 128, "BN": 256, "BK": 64, "num_warps": 8, "num_stages": 3}
 

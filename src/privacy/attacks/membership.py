@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from src.data import InspectionDataset
-from src.models.feature_transform import Frame
+from src.models.feature_transform import FeatureTransform
 from src.models.patchcore import PatchCore, Progress
 from src.models.scoring import image_scores
 from src.privacy.attacks.auditing import membership, one_run_epsilon
@@ -23,7 +23,7 @@ from src.privacy.runner import Answer, Noise, Step, Sums, released
 CANARY_PATCHES = 16  # of the image of one patch all over; their number does not matter
 TOLD_EVERY = 500  # runs
 
-Bank = tuple[np.ndarray, Frame | None]  # rows [K, d], and their coordinates
+Bank = tuple[np.ndarray, FeatureTransform | None]  # rows [K, d], and their coordinates
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,10 @@ def given_by(model: PatchCore, ask: Ask, patches: np.ndarray) -> tuple[np.ndarra
     """What an image of these patches [P, D] gives to an ask; its score is the model's."""
     if not isinstance(ask, Scores):
         return contribution(ask, patches)
-    frame = Frame(ask.origin, ask.basis)
+    frame = FeatureTransform(ask.origin, ask.basis)
     model.set_memory_bank(ask.rows.astype(np.float32), frame)
     bank = model.memory_bank
-    at = frame.place(torch.as_tensor(patches, dtype=torch.float32, device=model.device))
+    at = frame.apply(torch.as_tensor(patches, dtype=torch.float32, device=model.device))
     distances, indices = (each.view(1, -1) for each in bank.neighbours(at))
     score = image_scores(bank, at[None], distances, indices, model.neighbors)
     return contribution(ask, score.double().cpu().numpy())

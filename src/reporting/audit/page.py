@@ -1,7 +1,5 @@
-"""audit.html: what an audit found, on one self-contained page."""
+"""audit.html: the result of an audit on one self-contained page."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -9,38 +7,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import DictLoader
-from PIL import Image
 
-from src.reporting.audit.template import AUDIT, AUDIT_STYLE
-from src.reporting.formats import counted, figure
-from src.reporting.run.charts import MIDDLE, ROC_X, ROC_Y, Axis, Histogram, histogram
-from src.reporting.run.page import HEAD, STYLE
-from src.reporting.run.report import environment
+from src.reporting.audit.template import AUDIT_STYLE, PAGE
+from src.reporting.formats import count, counted, number
+from src.reporting.page import picture_uri, render_page
+from src.reporting.plots import (
+    BLUE,
+    GREY,
+    PERCENT,
+    Plot,
+    new_figure,
+    plot_style,
+    put_legend,
+    saved_plot,
+    two_histograms,
+)
+from src.reporting.tables import Table
 from src.storage.atomic import write_whole
 
-LEAST_RATE = 0.001  # of false positives, where the curve begins
-RATES = np.geomspace(LEAST_RATE, 1, 61)  # at which the line of chance is drawn
-COLUMNS = 6  # patches in a row of the picture
+LEAST_RATE = 0.001  # of false positives, where the curves begin
+COLUMNS = 6  # patches in a row of a sheet
 GAP = 2  # pixels between them
-LINES = {"distance": "federated", "tracing": "centralized"}  # styles of the report's curves
 ATTACKS = {"distance": "by distance to the bank", "tracing": "by tracing in the noisy sums"}
 AUDITS = {"many_run": "many runs, one canary image", "one_run": "one run, many canary images"}
 UNTESTED = (
     "Attackers who see more than what was released, such as the server or a client; "
-    "the same images in further runs; decoders better than a linear one; and any other canary, "
-    "which is given by its patches: whether a picture has them was not tried. "
+    "the same images in further runs; decoders better than a linear one; and any canary other "
+    "than one given by its patches: whether a picture can have them was not tried. "
     "A small lower bound shows how good these attacks are, not that there is no better one."
 )
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Patches and an image as a bank shows them.
+    """Patches and an image as a bank reveals them.
 
     Attributes:
-        originals, made: [n, 256], patches of training images and what a decoder made of rows.
-        image: [H, W] of the training image of which most lies in the bank verbatim, or None.
+        originals: [n, 256], patches of training images.
+        made: [n, 256], what a decoder makes of the bank's rows nearest to them.
+        image: [H, W], the training image of which most lies in the bank verbatim, or None.
         paint: [H, W], what the bank holds of it, decoded; NaN where nothing.
         patches: of that image that lie in the bank.
     """
@@ -54,14 +59,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one bank.
+    """The audit of one bank.
 
     Attributes:
         name: of the bank.
         figures: as audit.json has them.
         attacks: distance, and tracing where there are sums: scores of members and of others,
             small for members.
-        shown: what the bank shows.
+        shown: what the bank reveals.
     """
 
     name: str
@@ -81,105 +86,163 @@ def write_audit_page(
         findings: by bank.
         run: the name of the run's directory.
     """
-    pages = {"audit.html": AUDIT, "head.html": HEAD, "report.css": STYLE + AUDIT_STYLE}
-    jinja = environment().overlay(loader=DictLoader(pages))
     today = date.today()
-    page = jinja.get_template("audit.html").render(
+    page = render_page(
+        PAGE,
+        AUDIT_STYLE,
         title=f"Privacy audit of {run}",
         facts=[
             f"{today.day} {today:%B %Y}",
             f"mechanism {figures['mechanism']}",
             counted(len(findings), "bank"),
         ],
-        figures=figures,
-        known=membership_sentence(figures),
+        verdict=figures["verdict"],
+        guarantee=figures["guarantee"],
         banks=[_bank(finding) for finding in findings],
-        chance=" ".join(f"{rate_at(rate)},{ROC_Y.at(rate)}" for rate in RATES),
-        roc_ticks={"x": rate_ticks(), "y": ROC_Y.ticks()},
-        middle=MIDDLE,
-        names=ATTACKS,
-        audits=AUDITS,
         untested=UNTESTED,
     )
     write_whole(path, page)
 
 
-def membership_sentence(figures: Mapping[str, Any]) -> str:
-    """How well training images are told from others, in a sentence."""
-    said = (
-        f"By distance to the bank, training images are told from others with an AUC of "
-        f"{figure(figures['membership_auc'])} (0.5 is chance), and "
-        f"{100 * figures['tpr_at_1_percent']:.0f} % of them at 1 % false positives."
-    )
-    if figures.get("tracing_auc") is None:
-        return said
-    return (
-        f"{said} By tracing in the noisy sums, for which the attacker must hold all the images in "
-        f"question, the AUC is {figure(figures['tracing_auc'])}."
-    )
-
-
-def rate_ticks() -> list[tuple[float, str]]:
-    """Rates of false positives on the logarithmic axis: coordinate and text."""
-    return [(rate_at(rate), f"{100 * rate:g} %") for rate in (0.001, 0.01, 0.1, 1.0)]
-
-
-def rate_at(rate: float) -> float:
-    """Where a rate of false positives lies."""
-    axis = Axis(float(np.log10(LEAST_RATE)), 0.0, ROC_X.start, ROC_X.end)
-    return axis.at(float(np.log10(max(rate, LEAST_RATE))))
-
-
-def rate_line(members: np.ndarray, others: np.ndarray) -> str:
-    """Members caught by false positives, as an SVG polyline's points; small scores are caught."""
-    cuts = np.append(np.sort(others), np.inf)
-    caught = np.searchsorted(np.sort(members), cuts, "left") / len(members)
-    rates = np.arange(len(cuts)) / len(others)
-    steps = zip(rates, [*rates[1:], 1.0], caught, strict=True)
-    points = [
-        (rate_at(end), ROC_Y.at(share)) for start, stop, share in steps for end in (start, stop)
-    ]
-    return " ".join(f"{x},{y}" for x, y in dict.fromkeys(points))
-
-
-@dataclass(frozen=True)
-class BankView:
+def _bank(finding: Finding) -> dict[str, Any]:
     """One bank as the template shows it."""
-
-    name: str
-    figures: Mapping[str, Any]
-    curves: list[tuple[str, str, str]]  # attack, style, points
-    histogram: Histogram | None
-    members: int
-    others: int
-    originals: str  # data URIs
-    made: str
-    image: str
-    paint: str
-    patches: int
-    shown: int
-
-
-def _bank(finding: Finding) -> BankView:
     shown = finding.shown
+    return {
+        "name": finding.name,
+        "verdict": finding.figures["verdict"],
+        "bounds": bounds_table(finding),
+        "attacks": attacks_table(finding),
+        "plots": [rate_plot(finding), distance_plot(finding)],
+        "inversion": inversion_table(finding),
+        "originals": picture_uri(tiles(shown.originals)),
+        "made": picture_uri(tiles(shown.made)),
+        "image": "" if shown.image is None else picture_uri(grey(shown.image)),
+        "paint": "" if shown.paint is None else picture_uri(over_paper(shown.paint)),
+        "patches": count(shown.patches),
+        "shown": count(len(shown.made)),
+    }
+
+
+def bounds_table(finding: Finding) -> Table:
+    """The claimed ε and the lower bound of each audit."""
+    figures = finding.figures
+    claimed = figures["claimed_epsilon"]
+    audits = {name: figures["audits"][name] for name in AUDITS if name in figures["audits"]}
+    rows = [
+        [
+            AUDITS[name],
+            _evidence(audit),
+            number(claimed, 2),
+            number(audit["epsilon_lower_bound"], 2),
+            f"{100 * audit['confidence']:.4g} %",
+        ]
+        for name, audit in audits.items()
+    ]
+    note = f"ε of one image at δ = {figures['delta']}"
+    if figures["mechanism"] == "embedding_noise":
+        note += "; the claim is for a single vector"
+    elif claimed is None:
+        note += "; nothing is claimed"
+    if figures["confidence"] < audits[figures["audits"]["largest"]]["confidence"]:
+        sure = f"{100 * figures['confidence']:.4g}"
+        note += f". All bounds hold together with {sure} % confidence; the largest counts"
+    heads = ["audit", "by", "claimed ε", "ε at least", "confidence"]
+    return Table("Claim and lower bounds", heads, rows, f"{note}.", words=2)
+
+
+def _evidence(audit: Mapping[str, Any]) -> str:
+    if "runs" in audit:
+        reach = audit.get("canary_reach")
+        moved = f"; the canary moves the sums by {100 * reach:.1f} % of the bound" if reach else ""
+        return f"{count(audit['runs'])} runs of {audit['of']}{moved}"
+    guesses = f"{count(audit['right'])} of {count(audit['guesses'])} guesses right"
+    canaries = counted(audit["canaries"], "training image")
+    return f"{guesses}, by {audit['by']}, on {canaries}"
+
+
+def attacks_table(finding: Finding) -> Table:
+    """How well each attack tells training images from others."""
+    attacks = finding.figures["attacks"]
+    rows = [
+        [
+            words,
+            number(attacks[name]["auc"]),
+            f"{100 * attacks[name]['tpr_at_1_percent']:.1f} %",
+            f"{100 * attacks[name]['tpr_at_0.1_percent']:.1f} %",
+        ]
+        for name, words in ATTACKS.items()
+        if name in attacks
+    ]
+    heads = ["attack", "AUC (0.5: chance)", "found at 1 % false positives", "at 0.1 %"]
+    note = "Tracing needs all the images in question." if "tracing" in attacks else ""
+    return Table("Membership inference", heads, rows, note)
+
+
+def inversion_table(finding: Finding) -> Table:
+    """How much the linear decoder recovers."""
+    i = finding.figures["inversion"]
+    rows = [
+        ["decoder learnt from", f"{count(i['learnt_patches'])} patches of {i['learnt_from']}"],
+        ["median correlation with the nearest training patch", number(i["median_correlation"], 2)],
+        ["with other training patches", number(i["shuffled"], 2)],
+        ["training patches in the bank verbatim", count(i["verbatim_patches"])],
+        ["training images they are from", count(i["verbatim_images"])],
+    ]
+    return Table("Inversion by a linear decoder", [], rows, words=2)
+
+
+def rate_plot(finding: Finding) -> Plot:
+    """Members found against others mistaken for members, a curve an attack."""
+    with plot_style():
+        figure, axes = new_figure(3.8, 4.1)
+        rates = np.geomspace(LEAST_RATE, 1, 61)
+        axes.plot(rates, rates, ":", color=GREY, linewidth=1)
+        styles = {"distance": (BLUE, "-", 2.6), "tracing": ("black", "--", 1.2)}
+        for name, scores in finding.attacks.items():
+            colour, dashes, width = styles[name]
+            style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": width}
+            axes.step(*rate_curve(*scores), where="post", label=ATTACKS[name], **style)
+        axes.set_xscale("log")
+        axes.set_xlim(LEAST_RATE, 1)
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("other images taken for training images")
+        axes.set_ylabel("training images found")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PERCENT)
+        put_legend(figure, axes)
+        alt = f"Training images of {finding.name} found against other images taken for them"
+        return saved_plot(figure, "rates", "", alt)
+
+
+def rate_curve(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False positive rates, and the share of members found from each on; small scores are found.
+
+    Returns:
+        rates: [N + 2], ascending, N the number of others; the first stands for none.
+        found: [N + 2].
+    """
+    cuts = np.append(np.sort(others), np.inf)
+    found = np.searchsorted(np.sort(members), cuts, "left") / len(members)
+    rates = np.arange(len(cuts)) / len(others)
+    rates[0] = min(LEAST_RATE, 1 / len(others) / 2)  # a logarithmic axis has no zero
+    return np.append(rates, 1.0), np.append(found, found[-1])
+
+
+def distance_plot(finding: Finding) -> Plot:
+    """Least distances to the bank, of training images and of others."""
     members, others = finding.attacks["distance"]
-    labels = [0] * len(members) + [1] * len(others)
-    return BankView(
-        name=finding.name,
-        figures=finding.figures,
-        curves=[
-            (name, LINES[name], rate_line(*scores)) for name, scores in finding.attacks.items()
-        ],
-        histogram=histogram([*members, *others], labels),
-        members=len(members),
-        others=len(others),
-        originals=png_uri(tiles(shown.originals)),
-        made=png_uri(tiles(shown.made)),
-        image="" if shown.image is None else png_uri(grey(shown.image)),
-        paint="" if shown.paint is None else png_uri(over_paper(shown.paint)),
-        patches=shown.patches,
-        shown=len(shown.made),
-    )
+    with plot_style():
+        figure, axes = new_figure(5.0, 4.1)
+        names = (
+            counted(len(members), "training image", " ↑"),
+            counted(len(others), "normal test image", " ↓"),
+        )
+        two_histograms(axes, (names[0], np.asarray(members)), (names[1], np.asarray(others)))
+        axes.set_xlabel("least distance of an image's patches to the bank")
+        axes.set_ylabel("share")
+        put_legend(figure, axes)
+        alt = f"Histogram of least distances to the bank {finding.name}: {names[0]}, {names[1]}"
+        return saved_plot(figure, "distances", "", alt)
 
 
 def tiles(patches: np.ndarray) -> np.ndarray:
@@ -188,8 +251,8 @@ def tiles(patches: np.ndarray) -> np.ndarray:
     rows, columns = -(-len(patches) // COLUMNS), min(COLUMNS, len(patches))
     step = side + GAP
     sheet = np.zeros((rows * step - GAP, columns * step - GAP, 4), np.uint8)
-    for number, patch in enumerate(patches):
-        row, column = (step * at for at in divmod(number, COLUMNS))
+    for i, patch in enumerate(patches):
+        row, column = (step * at for at in divmod(i, COLUMNS))
         square = sheet[row : row + side, column : column + side]
         square[..., :3] = stretched(patch.reshape(side, side))[..., None]
         square[..., 3] = 255
@@ -209,14 +272,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def over_paper(paint: np.ndarray) -> np.ndarray:
-    """An image [H, W] as [H, W, 4], which can be seen through where it is NaN."""
+    """An image [H, W] as [H, W, 4], transparent where it is NaN."""
     there = np.isfinite(paint)
     values = grey(np.where(there, paint, 0))
     return np.dstack([values, values, values, 255 * there.astype(np.uint8)])
-
-
-def png_uri(image: np.ndarray) -> str:
-    """uint8 [H, W], or [H, W, 4] with opacity, as a PNG that a page can hold."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

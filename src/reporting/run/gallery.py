@@ -4,16 +4,15 @@ Each is shown as it is and under its heat map. The colours of one object's image
 scale, since a scale of its own would make every image's maximum look alike.
 """
 
-import base64
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from src.evaluation.scores import ScoreRow
 from src.reporting.maps import overlay
+from src.reporting.page import picture_uri
+from src.reporting.run.scores import ScoreRow
 
 LONGEST_SIDE = 240  # px
 SHOWN = 6
@@ -48,7 +47,7 @@ def choose(rows: Sequence[ScoreRow], thresholds: Mapping[str, float], shown: int
     def score(row: ScoreRow) -> float:
         return row.federated / (thresholds.get(row.object) or 1.0)
 
-    known = sorted((row for row in rows if np.isfinite(row.federated)), key=score)
+    known = sorted(rows, key=score)
     normal = [row for row in known if row.label == 0]
     anomalous = [row for row in known if row.label == 1]
     low = min(shown, (len(anomalous) + 1) // 2)
@@ -75,7 +74,8 @@ def pictures(
     def picture(row: ScoreRow) -> Picture:
         image, heat, mask = small[row.key]
         coloured = overlay(image, heat, *scales[row.object], outline=mask)
-        return Picture(row, thresholds.get(row.object), data_uri(image), data_uri(coloured))
+        uris = picture_uri(image, "jpeg"), picture_uri(coloured, "jpeg")
+        return Picture(row, thresholds.get(row.object), *uris)
 
     return {
         name: [picture(row) for row in getattr(choice, name)]
@@ -115,10 +115,3 @@ def _scales(
         low, high = np.quantile(values, (0.5, 0.998))
         scales[name] = (float(low), float(max(high, low + 1e-6)))
     return scales
-
-
-def data_uri(image: np.ndarray) -> str:
-    """uint8 [H, W, 3] as a JPEG that a page can hold."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,8 +1,4 @@
-"""report.html: the self-contained page that a run leaves for a person.
-
-It says what federation bought, and shows the scores, clients, traffic and images behind that.
-Images are data URIs and charts inline SVG; nothing is loaded from anywhere.
-"""
+"""report.html of one run: what federation reaches beside its baselines, and what is behind it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,30 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import DictLoader, Environment
 
-from src.evaluation.scores import ScoreRow
-from src.reporting import formats
-from src.reporting.run.charts import (
-    MIDDLE,
-    ROC_X,
-    ROC_Y,
-    Histogram,
-    RocCurve,
-    Strip,
-    histogram,
-    roc_line,
-    strip,
-)
-from src.reporting.run.costs import certificate, local_clients, participants, stages, traffic
+from src.reporting.formats import count, counted
+from src.reporting.page import render_page
+from src.reporting.plots import Plot
+from src.reporting.run import tables
 from src.reporting.run.gallery import LoadImage, LoadMap, LoadMask, choose, pictures
-from src.reporting.run.page import CHARTS, HEAD, PAGE, STYLE
-from src.reporting.run.summary import comparison, headline, metric
+from src.reporting.run.plots import auroc_strip, roc_plot, score_histogram
+from src.reporting.run.scores import ScoreRow
+from src.reporting.run.summary import headline
+from src.reporting.run.template import PAGE
 from src.storage.atomic import write_whole
+from src.storage.run_metrics import RunMetrics
 
 __all__ = ["ClientTable", "ScoreRow", "write_report"]
-
-MOST_LOCAL_CURVES = 20  # in one chart; more are a grey smear and a large page
 
 
 @dataclass(frozen=True)
@@ -49,7 +35,7 @@ class ClientTable:
 
 def write_report(
     path: Path,
-    metrics: Mapping[str, Any],
+    metrics: RunMetrics,
     scores: Sequence[ScoreRow],
     clients: ClientTable,
     load_image: LoadImage,
@@ -58,165 +44,91 @@ def write_report(
 ) -> None:
     """Write the page of one run to `path`.
 
-    `metrics` is metrics.json's content; what it lacks (baselines, masks) the page leaves out.
-    `threshold` in it is a number, or one an object where every object has its own bank; an image
-    is found anomalous from that score on. The three loaders are called for the images of the
-    gallery only: image uint8 [H, W, 3], map float32 [H, W], mask bool [H, W] or None.
+    Args:
+        path: folders are made as needed.
+        metrics: what the run has no value for, the page leaves out.
+        scores: one row a test image; empty where the server does not see the images.
+        clients: training images by client.
+        load_image: row -> uint8 [H, W, 3]; the loaders are called for the gallery's images only.
+        load_map: row -> float32 [H, W].
+        load_mask: row -> bool [H, W], or None.
     """
-    limits = thresholds(metrics, scores)
-    template = environment().get_template("report.html")
-    page = template.render(
-        metrics=metrics,
-        title=_title(metrics),
+    thresholds = thresholds_of(metrics, scores)
+    page = render_page(
+        PAGE,
+        title=f"Federated PatchCore on {metrics.dataset.name}"
+        if metrics.dataset
+        else "Federated PatchCore",
         facts=_facts(metrics, clients),
+        refused=metrics.refused,
+        refused_count=counted(len(metrics.refused), "client"),
         headline=headline(metrics),
-        compared=comparison(metrics),
-        strip=_strip(metrics),
-        objects=object_rows(metrics),
-        roc_ticks={"x": ROC_X.ticks(), "y": ROC_Y.ticks()},
-        middle=MIDDLE,
-        charts=[_charts(name, rows, limits.get(name)) for name, rows in _by_object(scores)],
-        clients=client_cells(clients),
+        strip=auroc_strip(metrics),
+        compared=tables.comparison_table(metrics),
+        objects=tables.objects_table(metrics),
+        plots=_plots_by_object(scores, thresholds),
+        decisions=tables.decisions_table(scores, thresholds),
+        clients=heat_cells(clients),
         by=clients.by,
-        participants=participants(metrics),
-        traffic=traffic(metrics),
-        certificate=certificate(metrics),
-        stages=stages(metrics.get("seconds") or {}),
-        gallery=pictures(choose(scores, limits), limits, load_image, load_map, load_mask),
-        folded=_folded(metrics),
+        participants=tables.clients_table(metrics),
+        costs=tables.cost_table(metrics),
+        seconds=tables.seconds_table(metrics),
+        privacy=metrics.privacy,
+        releases=tables.releases_table(metrics),
+        gallery=pictures(choose(scores, thresholds), thresholds, load_image, load_map, load_mask),
+        folded=[
+            tables.pairs_table("Configuration", metrics.config),
+            tables.pairs_table("Versions", metrics.versions),
+        ],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page)
 
 
-PAGES = {"report.html": PAGE, "head.html": HEAD, "charts.html": CHARTS, "report.css": STYLE}
-
-
-def environment() -> Environment:
-    jinja = Environment(
-        loader=DictLoader(PAGES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for form in ("figure", "difference", "count", "counted", "byte_size", "duration", "setting"):
-        jinja.filters[form] = getattr(formats, form)
-    jinja.filters["metric"] = metric
-    return jinja
-
-
-def _title(metrics: Mapping[str, Any]) -> str:
-    name = (metrics.get("dataset") or {}).get("name")
-    return f"Federated PatchCore on {name}" if name else "Federated PatchCore"
-
-
-def _facts(metrics: Mapping[str, Any], clients: ClientTable) -> list[str]:
-    dataset = metrics.get("dataset") or {}
-    today = date.today()
+def _facts(metrics: RunMetrics, clients: ClientTable) -> list[str]:
+    dataset, today = metrics.dataset, date.today()
     facts = [f"{today.day} {today:%B %Y}"]
-    if dataset.get("objects"):
-        facts.append(formats.counted(len(dataset["objects"]), "object"))
-    for split in ("training", "test"):
-        images: Any = dataset.get(f"{split.removesuffix('ing')}_images")
-        if formats.is_figure(images):
-            facts.append(formats.counted(images, f"{split} image"))
+    if dataset:
+        facts += [
+            counted(len(dataset.objects), "object"),
+            counted(dataset.train_images, "training image"),
+            counted(dataset.test_images, "test image"),
+        ]
     if clients.counts:
-        facts.append(formats.counted(len(clients.counts), "client"))
-    if metrics.get("seed") is not None:
-        facts.append(f"seed {metrics['seed']}")
-    return facts
+        facts.append(counted(len(clients.counts), "client"))
+    return [*facts, f"seed {metrics.seed}"]
 
 
-def thresholds(metrics: Mapping[str, Any], scores: Sequence[ScoreRow]) -> dict[str, float]:
-    """The decision threshold of every object that has one."""
-    given = metrics.get("threshold")
-    if not isinstance(given, Mapping):
-        given = {row.object: given for row in scores}
-    return {name: float(value) for name, value in given.items() if formats.is_figure(value)}
+def thresholds_of(metrics: RunMetrics, scores: Sequence[ScoreRow]) -> dict[str, float]:
+    """Object -> score from which on an image counts as anomalous."""
+    threshold = metrics.threshold
+    if isinstance(threshold, dict):
+        return threshold
+    return {row.object: threshold for row in scores}
 
 
-def _strip(metrics: Mapping[str, Any]) -> Strip | None:
-    alone = [metric(client, "image_auroc") for client in local_clients(metrics)]
-    marks = {
-        name: row["image_auroc"]
-        for name, row in comparison(metrics).rows.items()
-        if name in ("federated", "centralized") and "image_auroc" in row
-    }
-    return strip([value for value in alone if value is not None], marks)
+def _plots_by_object(
+    scores: Sequence[ScoreRow], thresholds: Mapping[str, float]
+) -> dict[str, list[Plot]]:
+    """Object -> its ROC curves, where it has both classes, and its histogram."""
+    plots = {}
+    for name in sorted({row.object for row in scores}):
+        rows = [row for row in scores if row.object == name]
+        roc = roc_plot(rows)
+        histogram = score_histogram(rows, thresholds.get(name))
+        plots[name] = [*([roc] if roc else []), histogram]
+    return plots
 
 
-def object_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One comparison an object; nothing where there is only one object."""
-    objects = metrics.get("objects") or {}
-    if len(objects) < 2:
-        return []
-    return [{"name": name, "rows": comparison(objects[name]).rows} for name in sorted(objects)]
-
-
-def _by_object(scores: Sequence[ScoreRow]) -> list[tuple[str, list[ScoreRow]]]:
-    names = sorted({row.object for row in scores})
-    return [(name, [row for row in scores if row.object == name]) for name in names]
-
-
-@dataclass(frozen=True)
-class ObjectCharts:
-    object: str
-    normal: int
-    anomalous: int
-    curves: list[RocCurve]
-    local_curves: tuple[int, int]  # drawn, of how many clients
-    histogram: Histogram | None
-    threshold: float | None
-    found: int  # anomalous images at or above the threshold
-    flagged: int  # normal ones
-
-
-def _charts(name: str, rows: Sequence[ScoreRow], threshold: float | None) -> ObjectCharts:
-    labels = [row.label for row in rows]
-    scores = [row.federated for row in rows]
-    over = [threshold is not None and score >= threshold for score in scores]
-    local = _local_curves(rows, labels)
-    drawn = local[:: max(1, -(-len(local) // MOST_LOCAL_CURVES))]
-    joint = [
-        roc_line("federated", scores, labels),
-        roc_line("centralized", [row.centralized for row in rows], labels),  # dashed, over it
-    ]
-    return ObjectCharts(
-        object=name,
-        normal=labels.count(0),
-        anomalous=labels.count(1),
-        curves=[*drawn, *(curve for curve in joint if curve)],
-        local_curves=(len(drawn), len(local)),
-        histogram=histogram(scores, labels, threshold),
-        threshold=threshold,
-        found=sum(o for o, label in zip(over, labels, strict=True) if label == 1),
-        flagged=sum(o for o, label in zip(over, labels, strict=True) if label == 0),
-    )
-
-
-def _local_curves(rows: Sequence[ScoreRow], labels: Sequence[int]) -> list[RocCurve]:
-    clients = max((len(row.local or ()) for row in rows), default=0)
-    columns = [[row.local[i] if row.local else None for row in rows] for i in range(clients)]
-    curves = [roc_line("local", column, labels) for column in columns]
-    return [curve for curve in curves if curve]
-
-
-def client_cells(clients: ClientTable) -> dict[str, Any]:
-    """The heat-table: every cell with its share of the largest, which gives its shade."""
+def heat_cells(clients: ClientTable) -> dict[str, Any]:
+    """The table of training images; each cell has the opacity of its background."""
     names = clients.clients or range(len(clients.counts))
     largest = max((n for row in clients.counts for n in row), default=0) or 1
+    totals = np.sum(clients.counts, axis=0) if len(clients.counts) else np.zeros(0, int)
     return {
         "columns": clients.columns,
-        "totals": np.sum(clients.counts, axis=0).tolist() if len(clients.counts) else [],
+        "totals": [count(n) for n in (*totals, totals.sum())],
         "rows": [
-            {"name": name, "cells": [(n, n / largest) for n in row], "total": sum(row)}
+            (name, [(count(n), 0.5 * n / largest) for n in row], count(sum(row)))
             for name, row in zip(names, clients.counts, strict=True)
         ],
     }
-
-
-def _folded(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The key-value tables that a reader opens when needed."""
-    keys = {"Configuration": "config", "Versions": "versions"}
-    tables = {name: metrics.get(key) for name, key in keys.items()}
-    return {name: table for name, table in tables.items() if isinstance(table, Mapping) and table}

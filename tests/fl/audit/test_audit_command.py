@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import Context, Message
 
@@ -13,7 +15,7 @@ from fl.audit.run import verdict
 from fl.client_app import app as client_app
 from src.data import write_synthetic
 from src.privacy.runner import Terms, system_noise
-from src.reporting.audit.page import rate_at, rate_line
+from src.reporting.audit.page import rate_curve
 
 KEYS = {
     "claimed_epsilon",
@@ -256,8 +258,9 @@ def test_page_loads_nothing_and_is_whole(ended, audit, mechanism: str) -> None:
     text = (done.out / "audit.html").read_text()
     page = Page(text)
     assert page.open == page.unnamed == []
-    assert len(page.refers) == (4 if mechanism == "none" else 2)
-    assert all(each.startswith("data:image/png;base64,") for each in page.refers)
+    kinds = Counter(each.partition(";base64,")[0] for each in page.refers)
+    pictures = 4 if mechanism == "none" else 2
+    assert kinds == {"data:image/png": pictures, "data:image/svg+xml": 2}
     assert "://" not in text
     assert "{{" not in text
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower().split()
@@ -330,8 +333,8 @@ def test_verdict_sets_the_bound_against_the_claim(claimed, mechanism: str, said:
 
 
 def test_curve_begins_with_what_is_caught_without_a_false_positive() -> None:
-    line = rate_line([0, 0, 2, 2], [1, 3])
-    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    rates, found = rate_curve(np.array([0, 0, 2, 2]), np.array([1, 3]))
     # half of the members below 1, all below 3
-    assert points[:2] == [(42.0, 143.0), (rate_at(0.5), 143.0)]
-    assert points[-1] == (312.0, 8.0)
+    assert rates[1:].tolist() == [0.5, 1.0, 1.0]
+    assert 0 < rates[0] <= 0.001
+    assert found.tolist() == [0.5, 1.0, 1.0, 1.0]

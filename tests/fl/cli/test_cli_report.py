@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl.cli.main import main
+from tests.reporting.runs import content_of
 
 
 @pytest.fixture
@@ -43,13 +44,12 @@ def sweep(tmp_path) -> Path:
 
 def _metrics(kind: str, seed: int, loss: float) -> dict:
     centralized = 0.95 + 0.01 * seed
-    return {
-        "config": {"seed": seed, "partition.kind": kind},
-        "seed": seed,
-        "federated": {"image_auroc": centralized - loss},
-        "centralized": {"image_auroc": centralized},
-        "refused": [],
-    }
+    return content_of(
+        config={"seed": seed, "partition.kind": kind},
+        seed=seed,
+        federated={"image_auroc": centralized - loss},
+        centralized={"image_auroc": centralized},
+    )
 
 
 def test_a_sweep_is_told_in_a_table_and_a_page(report, sweep) -> None:

@@ -27,6 +27,10 @@ def test_help_imports_nothing_heavy(words: str) -> None:
     assert heavy_imports("from fl.cli.main import main; main()", *words.split()) == ""
 
 
+def test_health_checks_import_nothing_heavy() -> None:
+    assert heavy_imports("from fl.engines.superlink import healthy") == ""
+
+
 def test_checking_settings_imports_nothing_heavy() -> None:
     statement = "from fl.config import *; check_settings(default_settings())"
     assert heavy_imports(statement) == ""

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from fl.config import ConfigError
-from src.reporting.flat import flatten
+from src.reporting.flatten import flatten_metrics
+from src.storage.run_metrics import RunMetrics
 
 
 def test_tensorboard_gets_settings_and_figures(run) -> None:
@@ -16,7 +17,7 @@ def test_tensorboard_gets_settings_and_figures(run) -> None:
 
     found = run(track="tensorboard")
     events = EventAccumulator(str(found.out / "tensorboard")).Reload()
-    figures = flatten(found.metrics)
+    figures = flatten_metrics(RunMetrics.model_validate(found.metrics))
     assert set(events.Tags()["scalars"]) == set(figures)
     for name, value in figures.items():
         assert events.Scalars(name)[0].value == pytest.approx(value, rel=1e-6)
@@ -32,7 +33,8 @@ def test_mlflow_gets_settings_and_figures(run, monkeypatch, tmp_path) -> None:
     (experiment,) = client.search_experiments(filter_string="name = 'fedpatchcore'")
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert tracked.info.run_name == "first"
-    assert tracked.data.metrics == pytest.approx(flatten(found.metrics))
+    flat = flatten_metrics(RunMetrics.model_validate(found.metrics))
+    assert tracked.data.metrics == pytest.approx(flat)
     assert tracked.data.params["merge.oversample"] == "2.0"
 
 

@@ -324,7 +324,7 @@ def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
         ({"privacy__unit": "group"}, "name the metadata column"),
         ({"privacy__group": "line"}, "name the metadata column"),
         ({"privacy__near_limit": 0.5}, "privacy.near-limit: .* are fields of GaussianSettings"),
-        ({"data__shared": False}, "take such noise off again"),
+        ({"data__shared": False}, "can remove the noise"),
     ],
 )
 def test_mistakes_are_refused_in_a_sentence(private, changes, said: str) -> None:

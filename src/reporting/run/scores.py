@@ -1,4 +1,4 @@
-"""The image score of one test image under each of the banks that a run compares."""
+"""The score of one test image under each bank that a run compares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,4 +13,4 @@ class ScoreRow:
     client: str | int | None  # whose test image it is; None where the test set is common
     federated: float
     centralized: float | None = None
-    local: Sequence[float | None] | None = None  # one score a client's own bank
+    local: Sequence[float | None] | None = None  # one score for each client's own bank

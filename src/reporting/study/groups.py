@@ -1,0 +1,218 @@
+"""Runs grouped by the settings that vary among them, and what each group's seeds average to.
+
+A value of a group is the mean over its seeds with the half-width of a 95 % t-interval. Banks are
+compared within a run first, so that what a seed does to both cancels.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.reporting.study.runs import MissingRun, Record, read_runs
+from src.storage.run_metrics import Scalar
+
+CONFIDENCE = 0.95
+# two runs may differ in these and still be of one group: seeds, places, machines, what is reported
+APART = ("seed", "out", "resume", "engine", "timeout", "track", "model.memory-limit-mb")
+APART_BELOW = ("cache.", "evaluate.", "privacy.ledger", "cpus-per-", "gpus-per-")
+# settings that only some partitions use
+USED_BY = {
+    "partition.alpha": ("dirichlet", "quantity"),
+    "partition.column": ("dirichlet", "attribute"),
+    "partition.minimum": ("dirichlet", "quantity"),
+}
+SHORT = {
+    "num-server-rounds": "rounds",
+    "coreset-percentage": "coreset",
+    "memory-limit-mb": "memory",
+    "epsilon": "ε",
+}
+BARE = (  # a label gives their value without a name
+    "partition.kind",
+    "data.kind",
+    "dataset",
+    "partition.file",
+    "model.backbone",
+    "privacy.mechanism",
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and the half-width of its 95 % interval; None where there is one seed."""
+
+    mean: float
+    half: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds alone."""
+
+    label: str
+    settings: Mapping[str, Scalar]  # those that set it apart
+    runs: Sequence[Record]
+
+    def values(self, key: str) -> list[float]:
+        """The value `key` of each run that has it."""
+        return [run.values[key] for run in self.runs if key in run.values]
+
+    def estimate(self, key: str) -> Estimate | None:
+        """The value `key` over the seeds; None where no run has it."""
+        return estimate(self.values(key))
+
+    def mean(self, key: str) -> float | None:
+        values = self.values(key)
+        return float(np.mean(values)) if values else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs in groups, the settings they share, and the runs that do not count."""
+
+    groups: Sequence[Group]
+    shared: Mapping[str, Scalar]
+    missing: Sequence[MissingRun]  # unfinished, or of the settings and seed of another
+
+    @property
+    def runs(self) -> list[Record]:
+        return [run for group in self.groups for run in group.runs]
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and t-interval of independent values.
+
+    The half-width is t(0.975, n - 1) s / sqrt(n), s with n - 1; None where n = 1.
+    """
+    from scipy.special import stdtrit  # the command line need not wait for it
+
+    n = len(values)
+    if not n:
+        return None
+    if n == 1:
+        return Estimate(float(values[0]), None, 1)
+    error = float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(float(np.mean(values)), float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error, n)
+
+
+def overall(study: Study, key: str) -> Estimate | None:
+    """The value `key` over all groups, each counting the same.
+
+    Runs of one seed share data and baselines and are not independent: the interval is over the
+    seeds' means, and there is none where the groups have not the same seeds. n counts seeds.
+    """
+    by_group = [{r.seed: r.values[key] for r in g.runs if key in r.values} for g in study.groups]
+    by_group = [by_seed for by_seed in by_group if by_seed]
+    if not by_group:
+        return None
+    seeds = by_group[0].keys()
+    if all(by_seed.keys() == seeds for by_seed in by_group):
+        return estimate([float(np.mean([by_seed[s] for by_seed in by_group])) for s in seeds])
+    means = [np.mean(list(by_seed.values())) for by_seed in by_group]
+    return Estimate(float(np.mean(means)), None, 0)
+
+
+def read_study(paths: Sequence[Path]) -> Study:
+    """The runs below `paths`, each a run directory or a sweep's, in groups.
+
+    Raises:
+        FileError: as `read_runs`.
+    """
+    return study_of(*read_runs(paths))
+
+
+def study_of(records: Sequence[Record], missing: Sequence[MissingRun] = ()) -> Study:
+    """Group runs by the settings that vary among them."""
+    settings = [_experiment(record) for record in records]
+    varied = _varied(settings)
+    grouped: dict[str, list[Record]] = {}
+    apart: dict[str, dict[str, Scalar]] = {}
+    repeats = []
+    for record, experiment in zip(records, settings, strict=True):
+        own = {key: experiment[key] for key in varied if key in experiment}
+        group = grouped.setdefault(_identity(own), [])
+        apart[_identity(own)] = own
+        twin = next((other for other in group if other.seed == record.seed), None)
+        if twin:
+            reason = f"it has the settings and the seed of {twin.name}"
+            repeats.append(MissingRun(record.name, reason))
+        else:
+            group.append(record)
+    names = _short_names(varied)
+    groups = [
+        Group(
+            label(own, names) or ("all runs" if len(records) > 1 else "this run"),
+            own,
+            sorted(grouped[key], key=lambda record: (record.seed, record.name)),
+        )
+        for key, own in sorted(apart.items(), key=lambda item: _order(item[1], varied))
+    ]
+    return Study(groups, _shared(records), [*missing, *repeats])
+
+
+def _experiment(record: Record) -> dict[str, Scalar]:
+    """The settings that a result depends on; a dataset goes by its name, not its place."""
+    settings = {k: v for k, v in record.settings.items() if not _is_apart(k)}
+    kind = settings.get("partition.kind")
+    for key, kinds in USED_BY.items():
+        if kind not in kinds or settings.get("partition.file"):
+            settings.pop(key, None)
+    settings.pop("data.root", None)
+    dataset = record.metrics.dataset
+    return {**settings, "dataset": dataset.name} if dataset else settings
+
+
+def _is_apart(key: str) -> bool:
+    return key in APART or key.startswith(APART_BELOW)
+
+
+def _varied(settings: Sequence[Mapping[str, Scalar]]) -> list[str]:
+    """Keys that have several values among the runs that have them, those of `BARE` first."""
+    keys = dict.fromkeys(key for own in settings for key in own)
+    values = {key: {_identity(own[key]) for own in settings if key in own} for key in keys}
+    return sorted((key for key in keys if len(values[key]) > 1), key=lambda key: key not in BARE)
+
+
+def _identity(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _order(own: Mapping[str, Scalar], varied: Sequence[str]) -> list[tuple[bool, float, str]]:
+    values = [own.get(key, "") for key in varied]
+    return [(False, v, "") if isinstance(v, int | float) else (True, 0.0, v) for v in values]
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    last = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: SHORT.get(end, end) if last.count(end) == 1 else key
+        for key, end in zip(keys, last, strict=True)
+    }
+
+
+def label(own: Mapping[str, Scalar], names: Mapping[str, str]) -> str:
+    """A group in a few words: `dirichlet, alpha 0.1`."""
+    return ", ".join(_words(key, value, names.get(key, key)) for key, value in own.items())
+
+
+def _words(key: str, value: Scalar, name: str) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    if value == "":
+        return f"no {name}" if key == "partition.file" else f"default {name}"
+    text = Path(value).name if isinstance(value, str) and value.startswith("/") else str(value)
+    return text if key in BARE else f"{name} {text}"
+
+
+def _shared(records: Sequence[Record]) -> dict[str, Scalar]:
+    first, *others = (record.settings for record in records)
+    return {
+        key: value
+        for key, value in first.items()
+        if key not in ("out", "resume") and all(each.get(key) == value for each in others)
+    }
