@@ -228,10 +228,10 @@ def test_two_runs_at_a_time_on_ray_give_the_same_results(written, tmp_path, left
     both = list(execute_runs(plan(written(), "timeout=1000"), 2))
     assert sorted(outcome.run.name for outcome in both) == sorted(before)
     for outcome in both:
-        found = outcome.run.metrics()
+        metrics = outcome.run.metrics()
         assert outcome.error == ""
-        assert found["config"]["timeout"] == 1000
-        assert found["federated"] == before[outcome.run.name]["federated"]
+        assert metrics.config["timeout"] == 1000
+        assert metrics.federated == before[outcome.run.name].federated
     ends = time.monotonic() + 20
     while left_over() and time.monotonic() < ends:
         time.sleep(0.2)
