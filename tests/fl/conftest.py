@@ -219,26 +219,26 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
+QUERIES = ("holdings", "curves", "farthest", "sums")
+
+
 def misbehaving(
     train: Mapping[int, Handler],
     evaluate: Mapping[int, Handler] = {},
     query: Mapping[int, Handler] = {},
 ) -> ClientApp:
-    """The ClientApp with other handlers for some clients."""
+    """The ClientApp with other handlers for some clients; those of `query` answer all queries."""
     app = ClientApp()
 
-    @app.train()
-    def _train(message: Message, context: Context) -> Message:
-        return train.get(context.node_config["partition-id"], honest_app)(message, context)
+    def instead(handlers: Mapping[int, Handler]) -> Handler:
+        return lambda message, context: handlers.get(
+            context.node_config["partition-id"], honest_app
+        )(message, context)
 
-    @app.query()
-    def _query(message: Message, context: Context) -> Message:
-        return query.get(context.node_config["partition-id"], honest_app)(message, context)
-
-    @app.evaluate()
-    def _evaluate(message: Message, context: Context) -> Message:
-        return evaluate.get(context.node_config["partition-id"], honest_app)(message, context)
-
+    app.train()(instead(train))
+    app.evaluate()(instead(evaluate))
+    for action in QUERIES:
+        app.query(action)(instead(query))
     return app
 
 
