@@ -253,6 +253,29 @@ def rewriting(change: Callable[[RecordDict], None]) -> Handler:
     return handle
 
 
+def _failing(*calls: int, after_answering: bool = False) -> Handler:
+    """A handler that fails in these of its calls (1 is the first), before or after the work."""
+    count = 0
+
+    def handle(message: Message, context: Context) -> Message:
+        nonlocal count
+        count += 1
+        if count in calls and not after_answering:
+            raise OSError("the cable is out")
+        reply = honest_app(message, context)
+        if count in calls:
+            raise OSError("the cable is out")
+        return reply
+
+    return handle
+
+
+@pytest.fixture(scope="session")
+def failing() -> Callable[..., Handler]:
+    """failing(*calls, after_answering=False): a handler that fails in these of its calls."""
+    return _failing
+
+
 @pytest.fixture(scope="session")
 def misbehave() -> Callable[..., ClientApp]:
     """misbehave({client: handler}, ...): a ClientApp, of train, of evaluate and of query."""
