@@ -17,6 +17,7 @@ from src.models import PatchCore
 from src.models.feature_transform import FeatureTransform
 from src.privacy.mechanisms.gaussian import gaussian_of
 from src.privacy.records import sampled_patches
+from src.storage.run_metrics import MetricSet
 
 PUBLIC, K_MEANS = "public images alone", "k-means without noise"
 PUBLIC_GAUSSIAN = "Gaussian of public images"
@@ -24,7 +25,9 @@ SAMPLED_PATCHES = 100_000  # that k-means and the Gaussian are fitted to
 CENTRES = 256  # of k-means
 
 
-def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) -> dict[str, dict]:
+def compare(
+    model: PatchCore, data: Split, settings: Settings, progress: Stage
+) -> dict[str, MetricSet]:
     """Metrics of each comparator over the test images, means over the objects.
 
     - Public images alone: as many of their patches, by greedy selection, as the centralized bank
@@ -62,5 +65,5 @@ def compare(model: PatchCore, data: Split, settings: Settings, progress: Stage) 
         banks = BankSet({name: make_bank(name) for name in train})
         scores = score_test_set(model, banks, data.test, progress)
         by_object = metrics_by_object(model, data.test, scores)
-        metrics[title] = mean_metrics(list(by_object.values()))
+        metrics[title] = MetricSet.model_validate(mean_metrics(list(by_object.values())))
     return metrics

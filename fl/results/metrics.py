@@ -74,7 +74,7 @@ def federation_metrics(
         privacy=privacy,
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         seed=settings.seed,
-        federated=None if simulated else _metric_set(federated),
+        federated=None if simulated else MetricSet.model_validate(federated),
     )
 
 
@@ -111,7 +111,7 @@ def with_test_set(
     mean = mean_metrics(list(centralized.values()))
     return metrics.model_copy(
         update={
-            "federated": _metric_set(mean_metrics(list(federated.values()))),
+            "federated": MetricSet.model_validate(mean_metrics(list(federated.values()))),
             "centralized": CentralizedMetrics.model_validate({**mean, "radius": baseline.radius})
             if baseline
             else None,

@@ -1,4 +1,4 @@
-"""A client's part in exact rounds: distances are true, and what is offered is the farthest."""
+"""A client's part in exact rounds: its distances are right, and it offers its farthest patches."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.federated.exact import Standing, farthest_patches, stand_to
+from src.federated.exact import BankDistances, farthest_patches, update_distances
 from src.models.extraction import PatchGrids
+from tests.federated.plain import distances as plain_distances
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -28,8 +29,8 @@ class Backbone:
 
 
 @dataclass
-class Given:
-    """In place of PatchCore: images are patches already."""
+class PatchesAsImages:
+    """Stands in for PatchCore: the images are patches already."""
 
     coreset_percentage: float = 0.1
     device: str = "cpu"
@@ -40,8 +41,11 @@ class Given:
             yield PatchGrids(torch.from_numpy(image)[None], [(8, 8)])
 
 
-def drawn(seed: int) -> tuple[Images, np.ndarray]:
-    """Some images of unlike size, and rows of a bank, some of which are patches of theirs."""
+MODEL = PatchesAsImages()
+
+
+def random_case(seed: int) -> tuple[Images, np.ndarray]:
+    """Some images of different sizes, and the rows of a bank, some of which are their patches."""
     rng = np.random.default_rng(seed)
     shapes = rng.integers(1, 5, (int(rng.integers(1, 6)), 2))
     images = Images(rng.normal(size=(*shape, 4)).astype(np.float16) for shape in shapes)
@@ -54,48 +58,46 @@ def flat(images: Images) -> np.ndarray:
     return np.concatenate([image.reshape(-1, 4) for image in images])
 
 
-def brute_force(patches: np.ndarray, bank: np.ndarray) -> np.ndarray:
-    """Distance of each patch to the bank, in float64: [P]."""
-    return np.linalg.norm(patches.astype(float)[:, None] - bank.astype(float), axis=2).min(1)
-
-
 @given(seeds, st.integers(1, 6))
-def test_distances_are_those_to_the_whole_bank_however_it_came(seed: int, first: int) -> None:
-    images, bank = drawn(seed)
-    standing = stand_to(Given(), images, bank[:first])
-    standing = stand_to(Given(), images, bank[first:], standing)
-    np.testing.assert_allclose(
-        np.sqrt(standing.squared), brute_force(flat(images), bank), rtol=1e-5
-    )
-    whole = stand_to(Given(), images, bank)
-    np.testing.assert_array_equal(standing.squared, whole.squared)
-    assert stand_to(Given(), images, bank[:0], standing) is standing
+def test_distances_are_those_to_the_whole_bank_in_however_many_parts_it_came(
+    seed: int, first: int
+) -> None:
+    images, bank = random_case(seed)
+    distances = update_distances(MODEL, images, bank[:first])
+    distances = update_distances(MODEL, images, bank[first:], distances)
+    expected = plain_distances(flat(images), bank)
+    np.testing.assert_allclose(np.sqrt(distances.squared), expected, rtol=1e-5)
+    at_once = update_distances(MODEL, images, bank)
+    np.testing.assert_array_equal(distances.squared, at_once.squared)
+    assert update_distances(MODEL, images, bank[:0], distances) is distances
 
 
 @given(seeds, st.integers(0, 30), st.integers(0, 30))
-def test_what_is_offered_is_the_farthest_that_the_server_has_not(
+def test_an_offer_holds_the_farthest_patches_that_the_server_does_not_have(
     seed: int, most: int, count: int
 ) -> None:
-    images, bank = drawn(seed)
-    standing = stand_to(Given(), images, bank)
-    patches, distances = flat(images), brute_force(flat(images), bank)
-    for _ in range(2):  # the second time without what was sent the first time
-        found, standing = farthest_patches(Given(), images, standing, most)
-        left = np.setdiff1d(np.arange(len(patches)), standing.sent)
+    images, bank = random_case(seed)
+    state = update_distances(MODEL, images, bank)
+    patches, distances = flat(images), plain_distances(flat(images), bank)
+    for _ in range(2):  # the second offer leaves out what was sent after the first
+        candidates, state = farthest_patches(MODEL, images, state, most)
+        left = np.setdiff1d(np.arange(len(patches)), state.sent)
         left = left[distances[left] > 0]
-        assert len(found.rows) == min(most, len(left))
-        np.testing.assert_array_equal(found.rows, patches[standing.offered])
-        assert set(standing.offered) <= set(left)
-        for n in range(len(found.rows) + 1):
-            rest = np.setdiff1d(left, standing.offered[:n])
-            assert found.radius(n) == pytest.approx(distances[rest].max(initial=0.0), rel=1e-5)
-        assert (found.holding.images, found.holding.patches) == (len(images), len(patches))
-        standing = standing.settled(min(count, len(found.rows)))
+        assert len(candidates.rows) == min(most, len(left))
+        np.testing.assert_array_equal(candidates.rows, patches[state.offered])
+        assert set(state.offered) <= set(left)
+        for n in range(len(candidates.rows) + 1):
+            rest = np.setdiff1d(left, state.offered[:n])
+            radius = distances[rest].max(initial=0.0)
+            assert candidates.radius(n) == pytest.approx(radius, rel=1e-5)
+        assert (candidates.stats.images, candidates.stats.patches) == (len(images), len(patches))
+        state = state.after_sending(min(count, len(candidates.rows)))
 
 
-def test_a_client_without_a_patch_left_offers_nothing() -> None:
-    images, _ = drawn(0)
-    standing = stand_to(Given(), images, flat(images))
-    found, standing = farthest_patches(Given(), images, standing, 9)
-    assert (found.rows.shape, found.before, len(standing.offered)) == ((0, 4), 0.0, 0)
-    assert isinstance(standing, Standing)
+def test_a_client_all_of_whose_patches_are_in_the_bank_offers_none() -> None:
+    images, _ = random_case(0)
+    distances = update_distances(MODEL, images, flat(images))
+    candidates, distances = farthest_patches(MODEL, images, distances, 9)
+    assert (candidates.rows.shape, candidates.initial_radius) == ((0, 4), 0.0)
+    assert isinstance(distances, BankDistances)
+    assert len(distances.offered) == 0

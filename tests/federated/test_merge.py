@@ -1,4 +1,4 @@
-"""The merge keeps its promise, does not care who was first, and takes nothing unsound in."""
+"""The merged bank is a greedy selection, its certificate holds, and order does not matter."""
 
 import re
 import warnings
@@ -9,56 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.federated.merge import (
-    MergedBank,
-    aggregate_client_features,
-    check_bank,
-    check_survey,
-    join_banks,
-    merge_banks,
-)
-from src.federated.types import BankRefused, ClientBank, Holding, Survey
-from src.models.coreset.selection import farthest_first
+from src.federated.merge import aggregate_client_features, join_banks, merge_coresets, merge_exact
+from src.federated.types import ClientBank, ClientStats, MergedBank
+from src.models.coreset.selection import farthest_first as fast_farthest_first
+from tests.federated.plain import distances, farthest_first
 
 DIM = 3
 
 
 def client_bank(patches: np.ndarray, share: int, sent: int) -> ClientBank:
-    """An honest client's answer: `sent` rows of which it would keep `share`."""
-    chosen = farthest_first(patches, sent)
+    """What an honest client sends: `sent` rows, of which `share` are its local bank."""
+    selection = fast_farthest_first(patches, sent)
     return ClientBank(
-        features=patches[chosen.indices],
-        radius=float(chosen.radii[-1]),
-        share_radius=float(chosen.radii[share - 1]),
-        holding=Holding(images=1, patches=len(patches), share=share),
+        features=patches[selection.indices],
+        radius=float(selection.radii[-1]),
+        share_radius=float(selection.radii[share - 1]),
+        stats=ClientStats(images=1, patches=len(patches), share=share),
     )
 
 
-def drawn_clients(seed: int) -> tuple[list[np.ndarray], dict[int, ClientBank]]:
-    """Some clients' patches, each about a place of its own, and the banks they send."""
+def random_clients(seed: int) -> tuple[list[np.ndarray], dict[int, ClientBank]]:
+    """Some clients' patches, each around a centre of its own, and the banks they send."""
     rng = np.random.default_rng(seed)
     patches, banks = [], {}
     for client in range(int(rng.integers(1, 5))):
         centre = rng.normal(0, 5, DIM)
-        mine = rng.normal(centre, rng.uniform(0.1, 3), (int(rng.integers(2, 30)), DIM))
-        patches.append(mine.astype(np.float32))
-        share = int(rng.integers(1, len(mine) + 1))
-        banks[client] = client_bank(patches[-1], share, int(rng.integers(share, len(mine) + 1)))
+        own = rng.normal(centre, rng.uniform(0.1, 3), (int(rng.integers(2, 30)), DIM))
+        patches.append(own.astype(np.float32))
+        share = int(rng.integers(1, len(own) + 1))
+        banks[client] = client_bank(patches[-1], share, int(rng.integers(share, len(own) + 1)))
     return patches, banks
-
-
-def distances(rows: np.ndarray, bank: np.ndarray) -> np.ndarray:
-    """Of each row to the bank, by differences, in float64."""
-    return np.array([np.linalg.norm(bank.astype(float) - row, axis=1).min() for row in rows])
-
-
-def plain_selection(union: np.ndarray, budget: int, seed: int) -> np.ndarray:
-    """Farthest-first in a few lines: rows in the order picked."""
-    along = np.random.default_rng(seed).standard_normal(union.shape[1])
-    picks = [int((union.astype(float) * along).sum(1).argmax())]
-    while len(picks) < budget:
-        picks.append(int(distances(union, union[picks]).argmax()))
-    return union[picks]
 
 
 seeds = st.integers(0, 2**32 - 1)
@@ -66,231 +46,184 @@ seeds = st.integers(0, 2**32 - 1)
 
 @given(seeds)
 def test_every_patch_of_every_client_lies_within_the_bound(seed: int) -> None:
-    patches, banks = drawn_clients(seed)
-    merged = merge_banks(banks)
-    for mine in patches:
-        assert distances(mine, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
-
-
-def exact_rounds(patches: list[np.ndarray], size: int, present) -> MergedBank:
-    """Clients that send their three farthest patches a round; present(round, client): who does."""
-    merged, banks, sent = None, {}, [[] for _ in patches]
-    for number in range(40):
-        told = [c for c in range(len(patches)) if number == 0 or present(number, c)]
-        for c in told:
-            if merged is None:
-                new = [int((patches[c] * ALONG).sum(1).argmax())]
-                radius = distances(patches[c], patches[c][new]).max()
-            else:
-                gaps = distances(patches[c], merged.features)
-                gaps[sent[c]] = 0
-                new = [int(i) for i in np.argsort(-gaps)[:3] if gaps[i] > 0]
-                sent[c] += new
-                gaps[new] = 0
-                radius = gaps.max()
-            bank = ClientBank(patches[c][new], float(radius), 0.0, Holding(1, len(patches[c]), 1))
-            banks[c] = join_banks(banks.get(c), bank)
-        size_now = size if merged else 1
-        merged = merge_banks(banks, size=size_now, before=merged, told=told, fill=number == 39)
-    return merged
-
-
-ALONG = np.random.default_rng(42).standard_normal(DIM)
-
-
-@given(seeds)
-def test_exact_rounds_pick_what_selection_over_all_patches_picks(seed: int) -> None:
-    patches, _ = drawn_clients(seed)
-    union = np.concatenate(patches)
-    size = max(1, len(union) // 2)
-    merged = exact_rounds(patches, size, lambda number, client: True)
-    np.testing.assert_array_equal(merged.features, plain_selection(union, size, 42))
-    assert merged.exact == size
-    measured = distances(union, merged.features).max()
-    assert merged.radius_bound == pytest.approx(measured, rel=1e-5, abs=1e-5)
-
-
-@given(seeds)
-def test_exact_rounds_that_clients_miss_still_keep_their_bound(seed: int) -> None:
-    patches, _ = drawn_clients(seed)
-    union = np.concatenate(patches)
-    there = np.random.default_rng(seed).random((40, len(patches))) < 0.3
-    size = max(1, len(union) // 2)
-    merged = exact_rounds(patches, size, lambda r, c: there[r, c] or c == 0)
-    assert distances(union, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
-    sure = plain_selection(union, size, 42)[: merged.exact]  # no row is called exact that is not
-    np.testing.assert_array_equal(merged.features[: merged.exact], sure)
+    patches, banks = random_clients(seed)
+    merged = merge_coresets(banks)
+    for of_client in patches:
+        farthest = distances(of_client, merged.features).max()
+        assert farthest <= merged.certificate.radius_bound * (1 + 1e-6)
 
 
 @given(seeds)
 def test_radius_is_the_distance_of_the_farthest_row_that_was_sent(seed: int) -> None:
-    _, banks = drawn_clients(seed)
-    merged = merge_banks(banks)
+    _, banks = random_clients(seed)
+    merged = merge_coresets(banks)
     sent = np.concatenate([bank.features for bank in banks.values()])
-    assert merged.radius == pytest.approx(distances(sent, merged.features).max(), abs=1e-5)
+    farthest = distances(sent, merged.features).max()
+    assert merged.certificate.radius == pytest.approx(farthest, abs=1e-5)
 
 
 @given(seeds)
-def test_merge_is_the_plain_selection_over_all_rows_by_client_number(seed: int) -> None:
-    _, banks = drawn_clients(seed)
+def test_merge_is_greedy_selection_over_all_rows_in_the_order_of_the_clients(seed: int) -> None:
+    _, banks = random_clients(seed)
     union = np.concatenate([banks[client].features for client in range(len(banks))])
-    budget = sum(bank.holding.share for bank in banks.values())
-    merged = merge_banks(banks, seed=7)
+    budget = sum(bank.stats.share for bank in banks.values())
+    merged = merge_coresets(banks, seed=7)
     assert len(merged.features) == budget
-    np.testing.assert_array_equal(merged.features, plain_selection(union, budget, 7))
+    np.testing.assert_array_equal(merged.features, farthest_first(union, budget, 7))
 
 
 @given(seeds, st.randoms(use_true_random=False))
-def test_order_in_which_clients_answered_does_not_matter(seed: int, random) -> None:
-    _, banks = drawn_clients(seed)
+def test_order_of_arrival_does_not_matter(seed: int, random) -> None:
+    _, banks = random_clients(seed)
     order = list(banks)
     random.shuffle(order)
-    merged, shuffled = merge_banks(banks), merge_banks({client: banks[client] for client in order})
+    merged, shuffled = merge_coresets(banks), merge_coresets({c: banks[c] for c in order})
     assert merged.features.tobytes() == shuffled.features.tobytes()
-    assert merged.radius_bound == shuffled.radius_bound
+    assert merged.certificate == shuffled.certificate
 
 
 def test_another_seed_starts_elsewhere() -> None:
-    _, banks = drawn_clients(5)
-    starts = {merge_banks(banks, seed=seed).features[0].tobytes() for seed in range(20)}
+    _, banks = random_clients(5)
+    starts = {merge_coresets(banks, seed=seed).features[0].tobytes() for seed in range(20)}
     assert len(starts) > 1
 
 
 def test_half_precision_stays_half_precision() -> None:
-    _, banks = drawn_clients(1)
+    _, banks = random_clients(1)
     halves = {c: replace(b, features=b.features.astype(np.float16)) for c, b in banks.items()}
-    assert merge_banks(halves).features.dtype == np.float16
+    assert merge_coresets(halves).features.dtype == np.float16
 
 
 def test_progress_ends_at_the_budget() -> None:
-    _, banks = drawn_clients(2)
-    seen: list[tuple[int, int]] = []
-    merged = merge_banks(banks, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (len(merged.features), len(merged.features))
-
-
-HELD = Holding(images=1, patches=5, share=2)
-SOUND = ClientBank(np.eye(DIM, dtype=np.float32), 1.0, 1.5, HELD)
-
-
-def with_rows(*rows: float | np.ndarray, dtype: str = "float32") -> dict:
-    return {"features": np.array(rows, dtype)}
-
-
-def holding(**changes: int) -> dict:
-    return {"holding": replace(HELD, **changes)}
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_sound_bank_passes(dtype: str) -> None:
-    check_bank(replace(SOUND, features=SOUND.features.astype(dtype)), DIM)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (with_rows(1, 2, 3), "its bank has shape (3,), not [rows, 3]"),
-        ({"features": np.eye(4, dtype=np.float32)}, "its bank has 4 dimensions, not 3"),
-        ({"features": np.eye(DIM)}, "its bank holds float64, not float16 or float32"),
-        ({"features": np.eye(DIM, dtype=np.int8)}, "its bank holds int8"),
-        (with_rows([1, 2, 3], [1, np.nan, 3], [np.inf, 2, 3]), "2 of its 3 rows hold NaN"),
-        (holding(share=0), "its counts do not agree: 1 images, share 0, patches 5"),
-        (holding(share=6), "its counts do not agree: 1 images, share 6, patches 5"),
-        (holding(patches=2), "its counts do not agree: rows 3, patches 2"),
-        ({"radius": np.nan}, "its covering radius is nan"),
-        ({"radius": np.inf}, "its covering radius is inf"),
-        ({"radius": -0.5}, "its covering radius is -0.5"),
-        ({"share_radius": np.nan}, "its share's covering radius is nan"),
-        (holding(images=0), "its counts do not agree: 0 images"),
-    ],
-)
-def test_bank_that_is_not_what_a_client_should_send_is_refused(change: dict, sentence: str) -> None:
-    with pytest.raises(BankRefused, match=re.escape(sentence)):
-        check_bank(replace(SOUND, **change), DIM)
-
-
-def test_client_that_has_nothing_to_add_sends_no_row() -> None:
-    check_bank(replace(SOUND, features=np.empty((0, DIM), np.float32)), DIM)
-
-
-CURVE = Survey(HELD, np.array([0, 1, 3, 5]), np.array([4.0, 3.0, 3.0, 0.0]))
-
-
-def test_sound_survey_passes_with_a_curve_and_without() -> None:
-    check_survey(CURVE)
-    check_survey(Survey(HELD, CURVE.counts[:0], CURVE.radii[:0]))
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (holding(share=6), "its counts do not agree"),
-        ({"counts": np.array([0, 1, 3])}, "has 3 counts and 4 radii"),
-        ({"counts": np.array([0, 1, 1, 5])}, "do not rise"),
-        ({"counts": np.array([2, 3, 4, 5])}, "do not rise from 0 or 1"),
-        ({"counts": np.array([0, 1, 3, 6])}, "goes to 6 rows of 5 patches"),
-        ({"radii": np.array([4.0, 3.0, 3.1, 0.0])}, "not finite and falling"),
-        ({"radii": np.array([np.inf, 3.0, 3.0, 0.0])}, "not finite and falling"),
-        ({"radii": np.array([4.0, 3.0, 3.0, -1.0])}, "not finite and falling"),
-    ],
-)
-def test_survey_that_is_not_what_a_client_should_send_is_refused(change, sentence: str) -> None:
-    with pytest.raises(BankRefused, match=re.escape(sentence)):
-        check_survey(replace(CURVE, **change))
+    _, banks = random_clients(2)
+    reports: list[tuple[int, int]] = []
+    merged = merge_coresets(banks, progress=lambda done, total: reports.append((done, total)))
+    assert reports[-1] == (len(merged.features), len(merged.features))
 
 
 @given(seeds, st.integers(1, 4))
-def test_bank_that_grows_begins_with_what_it_was_and_goes_on_greedily(seed, rounds) -> None:
-    patches, banks = drawn_clients(seed)
-    total = sum(bank.holding.share for bank in banks.values())
+def test_a_bank_that_grows_in_rounds_is_the_one_selected_at_once(seed, rounds) -> None:
+    patches, banks = random_clients(seed)
+    total = sum(bank.stats.share for bank in banks.values())
     merged = None
     for i in range(1, rounds + 1):
-        size = max(1, round(total * i / rounds))
-        grown = merge_banks(banks, size=size, before=merged)
+        grown = merge_coresets(banks, max(1, round(total * i / rounds)), onto=merged)
         if merged is not None:
-            kept = grown.features[: len(merged.features)]
-            np.testing.assert_array_equal(kept, merged.features)
+            first = grown.features[: len(merged.features)]
+            np.testing.assert_array_equal(first, merged.features)
         merged = grown
-    # of the same rows, to grow in steps is to select at once
-    np.testing.assert_array_equal(merged.features, merge_banks(banks).features)
-    for mine in patches:
-        assert distances(mine, merged.features).max() <= merged.radius_bound * (1 + 1e-6)
+    np.testing.assert_array_equal(merged.features, merge_coresets(banks).features)
+    for of_client in patches:
+        farthest = distances(of_client, merged.features).max()
+        assert farthest <= merged.certificate.radius_bound * (1 + 1e-6)
 
 
-def test_round_that_has_no_room_keeps_the_bank_and_says_what_it_covers() -> None:
-    _, banks = drawn_clients(3)
-    merged = merge_banks(banks, size=2)
-    again = merge_banks(banks, size=2, before=merged)
+def test_a_bank_that_cannot_grow_stays_and_keeps_its_radius() -> None:
+    _, banks = random_clients(3)
+    merged = merge_coresets(banks, size=2)
+    again = merge_coresets(banks, size=2, onto=merged)
     np.testing.assert_array_equal(again.features, merged.features)
-    assert again.radius == pytest.approx(merged.radius, rel=1e-6)
+    assert again.certificate.radius == pytest.approx(merged.certificate.radius, rel=1e-6)
 
 
-def test_merge_of_nothing_is_refused() -> None:
-    nothing = replace(SOUND, features=SOUND.features[:0])
+@pytest.mark.parametrize(
+    "merge",
+    [
+        merge_coresets,
+        lambda banks: merge_exact(banks, 1, onto=None, reporting_clients=banks, fill=True),
+    ],
+    ids=["coresets", "exact"],
+)
+def test_a_merge_of_no_rows_is_refused(merge) -> None:
+    stats = ClientStats(images=1, patches=5, share=2)
+    empty = ClientBank(np.empty((0, DIM), np.float32), 1.0, 1.5, stats)
     with pytest.raises(ValueError, match="sent no rows"):
-        merge_banks({0: nothing, 1: nothing})
+        merge({0: empty, 1: empty})
+
+
+ROUNDS, STEP = 40, 3
+START = np.random.default_rng(42).standard_normal(DIM)  # where selection with seed 42 starts
+
+
+def exact_rounds(patches: list[np.ndarray], size: int, takes_part) -> MergedBank:
+    """Exact rounds of clients that send their three farthest patches each.
+
+    takes_part(round, client) says who does in the rounds after the first.
+    """
+    merged, banks, sent = None, {}, [[] for _ in patches]
+    for number in range(ROUNDS):
+        clients = [c for c in range(len(patches)) if number == 0 or takes_part(number, c)]
+        for c in clients:
+            if merged is None:
+                new = [int((patches[c] * START).sum(1).argmax())]
+                radius = distances(patches[c], patches[c][new]).max()
+            else:
+                gaps = distances(patches[c], merged.features)
+                gaps[sent[c]] = 0
+                new = [int(i) for i in np.argsort(-gaps)[:STEP] if gaps[i] > 0]
+                sent[c] += new
+                gaps[new] = 0
+                radius = gaps.max()
+            stats = ClientStats(1, len(patches[c]), 1)
+            bank = ClientBank(patches[c][new], float(radius), 0.0, stats)
+            banks[c] = join_banks(banks.get(c), bank)
+        merged = merge_exact(
+            banks,
+            size if merged else 1,
+            onto=merged,
+            reporting_clients=clients,
+            fill=number == ROUNDS - 1,
+        )
+    return merged
+
+
+@given(seeds)
+def test_exact_rounds_pick_what_selection_over_all_patches_picks(seed: int) -> None:
+    patches, _ = random_clients(seed)
+    union = np.concatenate(patches)
+    size = max(1, len(union) // 2)
+    merged = exact_rounds(patches, size, lambda number, client: True)
+    np.testing.assert_array_equal(merged.features, farthest_first(union, size, 42))
+    assert merged.certificate.exact_rows == size
+    measured = distances(union, merged.features).max()
+    assert merged.certificate.radius_bound == pytest.approx(measured, rel=1e-5, abs=1e-5)
+
+
+@given(seeds)
+def test_exact_rounds_that_clients_miss_keep_their_bound_and_count_no_row_too_many(
+    seed: int,
+) -> None:
+    patches, _ = random_clients(seed)
+    union = np.concatenate(patches)
+    present = np.random.default_rng(seed).random((ROUNDS, len(patches))) < 0.3
+    size = max(1, len(union) // 2)
+    merged = exact_rounds(patches, size, lambda r, c: present[r, c] or c == 0)
+    certificate = merged.certificate
+    assert distances(union, merged.features).max() <= certificate.radius_bound * (1 + 1e-6)
+    exact = farthest_first(union, size, 42)[: certificate.exact_rows]
+    np.testing.assert_array_equal(merged.features[: certificate.exact_rows], exact)
 
 
 @given(seeds, st.data())
 def test_aggregated_features_are_rows_of_the_clients(seed: int, data) -> None:
-    patches, _ = drawn_clients(seed)
+    patches, _ = random_clients(seed)
     union = np.concatenate(patches)
     size = data.draw(st.integers(1, len(union)))
-    chosen = aggregate_client_features(patches, size)
-    assert chosen.shape == (size, DIM)
-    assert {row.tobytes() for row in chosen} <= {row.tobytes() for row in union}
+    selected = aggregate_client_features(patches, size)
+    assert selected.shape == (size, DIM)
+    assert {row.tobytes() for row in selected} <= {row.tobytes() for row in union}
 
 
-def test_aggregation_keeps_every_distinct_row_when_no_size_is_given() -> None:
+def test_aggregation_keeps_every_distinct_row_if_no_size_is_given() -> None:
     one, other = np.eye(DIM, dtype=np.float32), np.zeros((2, DIM), np.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # all is what was asked for: nothing to warn of
-        kept = aggregate_client_features([one, other, one])
-    assert sorted(map(tuple, kept)) == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+        warnings.simplefilter("error")  # duplicates are expected, so there is no warning
+        rows = aggregate_client_features([one, other, one])
+    assert sorted(map(tuple, rows)) == [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
 
 
 @pytest.mark.parametrize(
-    ("features", "size", "sentence"),
+    ("features", "size", "reason"),
     [
         ([], None, "found none"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], None, "found [3, 4]"),
@@ -301,6 +234,6 @@ def test_aggregation_keeps_every_distinct_row_when_no_size_is_given() -> None:
         ([np.full((2, 3), np.nan)], 1, "NaN"),
     ],
 )
-def test_features_that_cannot_be_aggregated_are_refused(features, size, sentence: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+def test_features_that_cannot_be_aggregated_are_refused(features, size, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         aggregate_client_features(features, size)

@@ -219,26 +219,26 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
+QUERIES = ("holdings", "curves", "farthest", "sums")
+
+
 def misbehaving(
     train: Mapping[int, Handler],
     evaluate: Mapping[int, Handler] = {},
     query: Mapping[int, Handler] = {},
 ) -> ClientApp:
-    """The ClientApp with other handlers for some clients."""
+    """The ClientApp with other handlers for some clients; those of `query` answer all queries."""
     app = ClientApp()
 
-    @app.train()
-    def _train(message: Message, context: Context) -> Message:
-        return train.get(context.node_config["partition-id"], honest_app)(message, context)
+    def instead(handlers: Mapping[int, Handler]) -> Handler:
+        return lambda message, context: handlers.get(
+            context.node_config["partition-id"], honest_app
+        )(message, context)
 
-    @app.query()
-    def _query(message: Message, context: Context) -> Message:
-        return query.get(context.node_config["partition-id"], honest_app)(message, context)
-
-    @app.evaluate()
-    def _evaluate(message: Message, context: Context) -> Message:
-        return evaluate.get(context.node_config["partition-id"], honest_app)(message, context)
-
+    app.train()(instead(train))
+    app.evaluate()(instead(evaluate))
+    for action in QUERIES:
+        app.query(action)(instead(query))
     return app
 
 
@@ -251,6 +251,29 @@ def rewriting(change: Callable[[RecordDict], None]) -> Handler:
         return reply
 
     return handle
+
+
+def _failing(*calls: int, after_answering: bool = False) -> Handler:
+    """A handler that fails in these of its calls (1 is the first), before or after the work."""
+    count = 0
+
+    def handle(message: Message, context: Context) -> Message:
+        nonlocal count
+        count += 1
+        if count in calls and not after_answering:
+            raise OSError("the cable is out")
+        reply = honest_app(message, context)
+        if count in calls:
+            raise OSError("the cable is out")
+        return reply
+
+    return handle
+
+
+@pytest.fixture(scope="session")
+def failing() -> Callable[..., Handler]:
+    """failing(*calls, after_answering=False): a handler that fails in these of its calls."""
+    return _failing
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Private rounds: the bank of the mechanism, within its budget, and nothing else that tells."""
+"""Private runs: the mechanism's bank, within its budget, and nothing else about the images."""
 
 import csv
 import json
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fl.server.private import public_images, public_patches
-from fl.setup.inputs import build_model, open_split
 from flwr.app import Context, Message, RecordDict
 
 from fl.client_app import app as client_app
 from fl.config import ConfigError, check_settings
 from fl.server.federation import RoundFailed
+from fl.setup.data import open_split
+from fl.setup.model import build_model
+from fl.setup.public import public_images, public_patches
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore
 from src.privacy.ledger import read_ledger
@@ -42,8 +43,9 @@ def private(run):
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_bank_is_that_of_the_mechanism_on_all_images(private, parts, public, tmp_path):
-    """Whoever holds which image, and in whatever order they answer."""
+def test_the_bank_is_the_mechanism_s_on_all_images_whoever_holds_them(
+    private, parts, public, tmp_path
+) -> None:
     folder = str(parts / "bracket" / "test") if public else ""
     done = private(out=str(tmp_path / "run"), shuffle=3, privacy__public_dir=folder)
     checked = check_settings({**done.metrics["config"]})
@@ -65,7 +67,7 @@ def test_bank_is_that_of_the_mechanism_on_all_images(private, parts, public, tmp
     assert done.metrics["threshold"]["bracket"] == pytest.approx(limit, rel=1e-3)
 
 
-def test_ledger_holds_all_that_was_released_and_adds_up_to_the_budget(private) -> None:
+def test_the_ledger_holds_every_release_and_adds_up_to_the_budget(private) -> None:
     done = private(privacy__noise="system")
     ledger = read_ledger(done.out / LEDGER)
     assert ledger.epsilon == pytest.approx(50, rel=1e-6)
@@ -76,37 +78,37 @@ def test_ledger_holds_all_that_was_released_and_adds_up_to_the_budget(private) -
         "moments: square",
         "threshold: scores",
     ]
-    said = done.metrics["privacy"]
-    assert (said["unit"], said["adjacency"], said["delta"]) == ("image", "null", 0.01)
-    assert said["epsilon"] == pytest.approx(50)
-    assert "one of 6 training images had been left out" in said["guarantee"]
-    assert "sees the clients' sums" in said["trust"]
+    report = done.metrics["privacy"]
+    assert (report["unit"], report["adjacency"], report["delta"]) == ("image", "null", 0.01)
+    assert report["epsilon"] == pytest.approx(50)
+    assert "one of 6 training images had been left out" in report["guarantee"]
+    assert "sees the clients' sums" in report["trust"]
     assert done.metrics["bank"]["radius"] is None
     assert "radius_bound" not in done.metrics["bank"]
 
 
-def test_noise_that_a_seed_gives_back_promises_nothing(private) -> None:
-    said = private().metrics["privacy"]
-    assert said["guarantee"].startswith("Guarantee: none, since the noise can be drawn again")
-    assert "for simulations only" in said["noise"]
+def test_noise_from_a_seed_guarantees_nothing(private) -> None:
+    report = private().metrics["privacy"]
+    assert report["guarantee"].startswith("Guarantee: none, since the noise can be drawn again")
+    assert "for simulations only" in report["noise"]
 
 
-def test_noise_of_the_system_is_never_the_same(private) -> None:
+def test_noise_from_the_system_is_never_the_same(private) -> None:
     one, two = (
         private(privacy__noise="system").model.transforms["bracket"].basis for _ in range(2)
     )
     assert not np.allclose(one, two)
 
 
-def test_model_of_a_private_run_scores_as_the_run_did(private, parts) -> None:
+def test_the_model_file_of_a_private_run_scores_as_the_run_did(private, parts) -> None:
     done = private()
     model = PatchCore.load(done.out / "model.safetensors", cache=None)
     data = open_split(check_settings(done.metrics["config"])).test
     scores = [prediction.score for prediction in model.score(data)]
     with (done.out / "scores.csv").open() as file:
         expected = {row["image"]: float(row["federated"]) for row in csv.DictReader(file)}
-    found = dict(zip([s.key for s in data.samples], scores, strict=True))
-    assert found == pytest.approx(expected, rel=2e-2)  # the run's features were halves
+    by_image = dict(zip([s.key for s in data.samples], scores, strict=True))
+    assert by_image == pytest.approx(expected, rel=2e-2)  # the run's features were halves
     assert model.threshold == pytest.approx(done.metrics["threshold"]["bracket"])
     again = done.out / "again.safetensors"
     model.save(again)
@@ -115,21 +117,21 @@ def test_model_of_a_private_run_scores_as_the_run_did(private, parts) -> None:
 
 def test_a_second_run_on_one_ledger_is_refused_before_it_asks(private, misbehave, tmp_path) -> None:
     private(out=str(tmp_path))
-    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    asked = []
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    requests = []
 
-    def counting(message: Message, context: Context) -> Message:
-        asked.append("ask" in message.content)
+    def record(message: Message, context: Context) -> Message:
+        requests.append(message)
         return client_app(message, context)
 
-    app = misbehave({}, {}, dict.fromkeys(range(3), counting))
+    app = misbehave({}, {}, dict.fromkeys(range(3), record))
     with pytest.raises(
         ConfigError, match=r"4 releases in .* have spent ε = 50 .* the budget is 50"
     ):
         private(out=str(tmp_path), client_app=app)
-    assert not asked
-    assert left == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    private(out=str(tmp_path), privacy__epsilon=120.0)  # spends what that leaves
+    assert not requests
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    private(out=str(tmp_path), privacy__epsilon=120.0)  # spends the rest of that budget
     ledger = read_ledger(tmp_path / LEDGER)
     assert len(ledger.releases) == 8
     assert ledger.epsilon == pytest.approx(120)
@@ -143,21 +145,21 @@ def test_an_ordinary_run_beside_a_ledger_is_refused(private, run, tmp_path) -> N
     assert (tmp_path / "metrics.json").read_text() == before
 
 
-def test_a_ledger_that_cannot_be_read_is_refused_in_a_sentence(private, tmp_path) -> None:
+def test_a_ledger_that_cannot_be_read_is_refused(private, tmp_path) -> None:
     (tmp_path / LEDGER).write_text("{}")
     with pytest.raises(ConfigError, match="is not a privacy ledger that holds"):
         private(out=str(tmp_path))
 
 
 def test_runs_that_share_a_ledger_share_its_budget(private, tmp_path) -> None:
-    ledger = tmp_path / "books" / "ledger.json"
+    ledger = tmp_path / "shared" / "ledger.json"
     private(privacy__ledger=str(ledger))
     assert len(read_ledger(ledger).releases) == 4
     with pytest.raises(ConfigError, match="4 releases in .* have spent ε = 50"):
         private(privacy__ledger=str(ledger))
 
 
-def test_resuming_a_private_run_scores_again_and_releases_nothing(private, tmp_path) -> None:
+def test_a_resumed_private_run_scores_again_and_releases_nothing(private, tmp_path) -> None:
     first = private(out=str(tmp_path))
     bank, ledger = (tmp_path / "model.safetensors").read_bytes(), (tmp_path / LEDGER).read_text()
     again = private(out=str(tmp_path), resume=True)
@@ -167,56 +169,55 @@ def test_resuming_a_private_run_scores_again_and_releases_nothing(private, tmp_p
     assert again.metrics["federated"] == first.metrics["federated"]
 
 
-def test_a_private_run_that_broke_off_goes_on_from_the_answers_it_has(
+def test_an_interrupted_private_run_goes_on_from_the_answers_it_has(
     private, misbehave, tmp_path
 ) -> None:
-    asked = []
+    queries = []
 
-    def once(message: Message, context: Context) -> Message:
+    def answer_once(message: Message, context: Context) -> Message:
         if "ask" in message.content:
-            asked.append(context.node_config["partition-id"])
-            if len(asked) > 3:
+            queries.append(context.node_config["partition-id"])
+            if len(queries) > 3:
                 raise OSError("the machine is gone")
         return client_app(message, context)
 
-    app = misbehave({}, {}, dict.fromkeys(range(3), once))
+    app = misbehave({}, {}, dict.fromkeys(range(3), answer_once))
     with pytest.raises(RoundFailed, match="only 0 of 3 clients gave its sums"):
         private(out=str(tmp_path), client_app=app)
     assert len(read_ledger(tmp_path / LEDGER).releases) == 1
-    asked.clear()
-    done, unbroken = private(out=str(tmp_path), resume=True), private()
+    done, uninterrupted = private(out=str(tmp_path), resume=True), private()
     for name in ("model.safetensors", LEDGER, ANSWERS):
-        assert (done.out / name).read_bytes() == (unbroken.out / name).read_bytes(), name
+        assert (done.out / name).read_bytes() == (uninterrupted.out / name).read_bytes(), name
     ledger = read_ledger(done.out / LEDGER)
     assert [r.name for r in ledger.releases][:2] == ["centre: mean", "moments: mean"]
     assert ledger.epsilon == pytest.approx(50)
 
 
-def test_a_run_goes_on_with_the_ledger_that_it_was_begun_with(private, tmp_path) -> None:
+def test_a_run_goes_on_only_with_the_ledger_it_began_with(private, tmp_path) -> None:
     private(out=str(tmp_path / "run"))
-    (tmp_path / "run" / "round.json").unlink()  # as if it had broken off
+    (tmp_path / "run" / "round.json").unlink()  # as if it had been interrupted
     other = str(tmp_path / "other.json")
     with pytest.raises(ConfigError, match="lacks what the run in .* has released"):
         private(out=str(tmp_path / "run"), resume=True, privacy__ledger=other)
 
 
-def test_answers_of_other_settings_are_not_gone_on_from(private, tmp_path) -> None:
+def test_a_run_does_not_go_on_from_answers_to_other_settings(private, tmp_path) -> None:
     private(out=str(tmp_path))
-    (tmp_path / "round.json").unlink()  # as if it had broken off
+    (tmp_path / "round.json").unlink()  # as if it had been interrupted
     with pytest.raises(ConfigError, match="with other privacy settings"):
         private(out=str(tmp_path), resume=True, privacy__epsilon=60.0)
 
 
-def test_client_that_is_lost_between_questions_is_left_out_by_name(private, misbehave) -> None:
-    asked = []
+def test_a_client_lost_between_queries_is_left_out_by_its_number(private, misbehave) -> None:
+    queries = []
 
-    def dying(message: Message, context: Context) -> Message:
-        asked.append("ask" in message.content)
-        if sum(asked) > 1:
+    def die(message: Message, context: Context) -> Message:
+        queries.append("ask" in message.content)
+        if sum(queries) > 1:
             raise OSError("the machine is gone")
         return client_app(message, context)
 
-    app = misbehave({}, {1: dying}, {1: dying})
+    app = misbehave({}, {1: die}, {1: die})
     done = private(client_app=app, min_clients=2)
     assert [entry["client"] for entry in done.metrics["refused"]] == [1]
     assert done.metrics["traffic"]["stages"][-1]["stage"] == "evaluate"
@@ -249,7 +250,7 @@ def another_bank(content: RecordDict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (larger, "longer than 2 records can make it"),
         (not_finite, "NaN or infinite"),
@@ -259,29 +260,31 @@ def another_bank(content: RecordDict) -> None:
         (another_bank, "cannot be read"),
     ],
 )
-def test_sums_that_no_client_should_send_are_refused(private, misbehave, change, said: str) -> None:
-    def lying(message: Message, context: Context) -> Message:
+def test_sums_that_no_honest_client_sends_are_refused(
+    private, misbehave, change, reason: str
+) -> None:
+    def lie(message: Message, context: Context) -> Message:
         reply = client_app(message, context)
         if "ask" in message.content:
             change(reply.content)
         return reply
 
-    with pytest.raises(RoundFailed, match=said):
-        private(client_app=misbehave({}, {}, {1: lying}))
+    with pytest.raises(RoundFailed, match=reason):
+        private(client_app=misbehave({}, {}, {1: lie}))
 
 
-def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
+def test_a_private_client_sends_nothing_of_its_training_images_but_counts_and_sums(
     private, plants, misbehave
 ) -> None:
-    """Where data are its own: no curve, no calibration, no bank of its own."""
+    """With data of its own: no radius curve, no calibration, no metrics of a local bank."""
     replies: list[RecordDict] = []
 
-    def noting(message: Message, context: Context) -> Message:
+    def record(message: Message, context: Context) -> Message:
         reply = client_app(message, context)
         replies.append(reply.content)
         return reply
 
-    every = dict.fromkeys(range(2), noting)
+    every = dict.fromkeys(range(2), record)
     done = private(
         client_app=misbehave(every, every, every),
         nodes=[{"partition-id": i, "data-root": str(root)} for i, root in enumerate(plants)],
@@ -294,19 +297,19 @@ def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
     sums = [r for r in replies if "sums-0" in r]
     assert len(sums) == 2 * 3  # of the centre, the moments and the scores
     for content in replies:
-        assert not {"banks", "offset", "mean"} & set(content)
-        if "surveys" in content.get("about", {}):
-            surveys = json.loads(content["about"]["surveys"])
-            assert all(not s["radii"] for s in surveys.values())
-        if "results" in content.get("about", {}):
-            results = json.loads(content["about"]["results"])
+        about = content["about"]
+        assert not {"banks", "offset", "step"} & set(content)
+        assert {"holdings", "records", "results"} & set(about)
+        assert not {"curves", "radius", "share_radius"} & set(about)
+        if "results" in about:
+            results = json.loads(about["results"])
             assert results["calibration"] == {}
             assert "local" not in results
     assert 0 <= done.metrics["federated"]["image_auroc"] <= 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
         ({"privacy__delta": 0.5}, r"privacy.delta is 0.5: with 6 images it must be .* below 0.17"),
         ({"privacy__ledger": "/", "privacy__epsilon": 0.0}, "privacy.epsilon"),
@@ -327,8 +330,8 @@ def test_beside_the_sums_a_private_client_tells_nothing_of_its_training_images(
         ({"data__shared": False}, "can remove the noise"),
     ],
 )
-def test_mistakes_are_refused_in_a_sentence(private, changes, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_mistakes_are_refused_in_a_sentence(private, changes, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
         private(**changes)
 
 
@@ -337,14 +340,14 @@ def test_a_folder_without_images_is_refused(private, tmp_path) -> None:
         private(privacy__public_dir=str(tmp_path))
 
 
-def test_few_clients_as_the_unit_are_warned_of(private, caplog) -> None:
+def test_a_run_that_protects_few_clients_warns(private, caplog) -> None:
     done = private(privacy__unit="client")
     assert "there are 3" in done.metrics["privacy"]["caution"]
     assert "it takes 100 clients at least" in caplog.text
     assert all(r.unit == "client" for r in read_ledger(done.out / LEDGER).releases)
 
 
-def test_of_several_objects_each_image_pays_for_its_own_bank_and_a_client_for_all(
+def test_with_several_objects_an_image_pays_for_one_bank_and_a_client_for_all(
     private, two_objects
 ) -> None:
     two = {"data__root": str(two_objects), "clients": 2}
@@ -354,7 +357,7 @@ def test_of_several_objects_each_image_pays_for_its_own_bank_and_a_client_for_al
     assert len(ledger.releases) == 8
     assert ledger.epsilon == pytest.approx(50)
     stages = [s["stage"] for s in done.metrics["traffic"]["stages"]]
-    assert stages == ["counts", "sums", "sums", "sums", "evaluate"]
+    assert stages == ["holdings", "sums", "sums", "sums", "evaluate"]
     of_clients = read_ledger(private(**two, privacy__unit="client").out / LEDGER)
     assert of_clients.epsilon == pytest.approx(50)
     assert of_clients.releases[0].sigma == pytest.approx(2**0.5 * ledger.releases[0].sigma)
@@ -362,7 +365,7 @@ def test_of_several_objects_each_image_pays_for_its_own_bank_and_a_client_for_al
 
 @pytest.fixture
 def lots(parts, tmp_path) -> Path:
-    """The parts, where images are of lots of two."""
+    """The parts, whose images come in lots of two."""
     root = shutil.copytree(parts, tmp_path / "lots")
     [path] = root.rglob("metadata.csv")
     rows = list(csv.DictReader(path.read_text().splitlines()))
@@ -373,7 +376,7 @@ def lots(parts, tmp_path) -> Path:
     return root
 
 
-def test_groups_are_one_record_each_and_must_lie_with_one_client(private, lots) -> None:
+def test_a_group_is_one_record_and_must_lie_with_one_client(private, lots) -> None:
     grouped = {"privacy__unit": "group", "privacy__group": "lot", "data__root": str(lots)}
     by_lot = {"partition__kind": "attribute", "partition__column": "lot"}
     done = private(**grouped, **by_lot)
@@ -382,7 +385,7 @@ def test_groups_are_one_record_each_and_must_lie_with_one_client(private, lots) 
         private(**grouped, partition__kind="iid", seed=1)
 
 
-def test_a_group_is_as_one_image_with_all_its_patches(settings, lots) -> None:
+def test_a_group_counts_like_one_image_with_all_its_patches(settings, lots) -> None:
     checked = settings(data__root=str(lots), privacy__mechanism="dp_gaussian")
     model, train = build_model(checked), open_split(checked).train
     ask = Moments(np.zeros(152), 0.5, 0.1)
@@ -402,19 +405,19 @@ def test_a_group_is_as_one_image_with_all_its_patches(settings, lots) -> None:
         np.testing.assert_allclose(vector, expected, atol=1e-12)
 
 
-def test_without_a_mechanism_the_run_says_that_nothing_is_guaranteed(clean) -> None:
+def test_without_a_mechanism_the_run_guarantees_nothing(clean) -> None:
     assert clean.metrics["privacy"]["guarantee"].startswith("Guarantee: none. The bank holds")
     assert not (clean.out / LEDGER).exists()
 
 
-def test_private_bank_stands_beside_public_images_alone_and_k_means(private, parts) -> None:
+def test_a_private_bank_is_compared_with_public_images_alone_and_k_means(private, parts) -> None:
     holdout = {"data__train_images": 4, "data__public_holdout": 2, "evaluate__baselines": True}
     done = private(**holdout)
     metrics = done.metrics
     names = {"k-means without noise", "public images alone", "Gaussian of public images"}
     assert set(metrics["comparators"]) == names
-    for figures in metrics["comparators"].values():
-        assert 0 <= figures["image_auroc"] <= 1
+    for comparator in metrics["comparators"].values():
+        assert 0 <= comparator["image_auroc"] <= 1
     assert metrics["dataset"]["train_images"] == 4
     page = (done.out / "report.html").read_text()
     assert "public images alone" in page
@@ -434,12 +437,12 @@ def test_public_holdout_is_disjoint_from_the_private_images(settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "sentence"),
     [
         ({"data__train_images": 0}, "needs a simulation that sets data.train-images"),
         ({"privacy__public_dir": "/somewhere"}, "set one of them, not both"),
     ],
 )
-def test_impossible_public_holdout_is_refused(private, changes, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_impossible_public_holdout_is_refused(private, changes, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
         private(**{"data__public_holdout": 2, "data__train_images": 4, **changes})
