@@ -231,9 +231,11 @@ def misbehaving(
     def _train(message: Message, context: Context) -> Message:
         return train.get(context.node_config["partition-id"], honest_app)(message, context)
 
-    @app.query()
     def _query(message: Message, context: Context) -> Message:
         return query.get(context.node_config["partition-id"], honest_app)(message, context)
+
+    for action in ("holdings", "curves", "farthest", "sums"):
+        app.query(action)(_query)
 
     @app.evaluate()
     def _evaluate(message: Message, context: Context) -> Message:

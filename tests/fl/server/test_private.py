@@ -7,19 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fl.server.private import public_images, public_patches
-from fl.setup.inputs import build_model, open_split
 from flwr.app import Context, Message, RecordDict
 
 from fl.client_app import app as client_app
 from fl.config import ConfigError, check_settings
 from fl.server.federation import RoundFailed
+from fl.setup.data import open_split
+from fl.setup.model import build_model
+from fl.setup.public import public_images, public_patches
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore
 from src.privacy.ledger import read_ledger
-from src.privacy.queries import Moments, summed
-from src.privacy.records import records_of, sums_of
-from src.privacy.runner import Terms, run_mechanism, seeded_noise
+from src.privacy.noise import seeded_noise
+from src.privacy.queries import MomentQuery, sum_records
+from src.privacy.records import client_sums, read_records
+from src.privacy.runner import run_mechanisms
 
 LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
 
@@ -48,19 +50,19 @@ def test_bank_is_that_of_the_mechanism_on_all_images(private, parts, public, tmp
     done = private(out=str(tmp_path / "run"), shuffle=3, privacy__public_dir=folder)
     checked = check_settings({**done.metrics["config"]})
     model, data = build_model(checked), open_split(checked)
-    plan = checked.plan
-    mu = plan.budget(6).mu
-    bank = run_mechanism(
-        plan.start(152, public_patches(checked, model, "bracket")),
-        lambda ask: sums_of(model, data.train, ask, "image"),
-        Terms(mu, bank="bracket"),
+    mechanism = checked.mechanism
+    banks = run_mechanisms(
+        {"bracket": mechanism.start(152, public_patches(checked, model, "bracket"))},
+        lambda queries: {"bracket": client_sums(model, data.train, queries["bracket"], "image")},
+        mechanism.params(mechanism.budget(6).mu, 1),
         seeded_noise(checked.seed),
         list,
     )
+    bank = banks["bracket"]
     rows, frame = done.model.banks["bracket"], done.model.transforms["bracket"]
     np.testing.assert_allclose(rows, bank.rows, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.abs(frame.basis), np.abs(bank.basis), rtol=1e-3, atol=1e-4)
-    mean, deviation = bank.scores
+    mean, deviation = bank.log_scores
     limit = np.exp(mean + 2.3263 * deviation)
     assert done.metrics["threshold"]["bracket"] == pytest.approx(limit, rel=1e-3)
 
@@ -145,7 +147,7 @@ def test_an_ordinary_run_beside_a_ledger_is_refused(private, run, tmp_path) -> N
 
 def test_a_ledger_that_cannot_be_read_is_refused_in_a_sentence(private, tmp_path) -> None:
     (tmp_path / LEDGER).write_text("{}")
-    with pytest.raises(ConfigError, match="is not a privacy ledger that holds"):
+    with pytest.raises(ConfigError, match="is not a valid privacy ledger"):
         private(out=str(tmp_path))
 
 
@@ -354,7 +356,7 @@ def test_of_several_objects_each_image_pays_for_its_own_bank_and_a_client_for_al
     assert len(ledger.releases) == 8
     assert ledger.epsilon == pytest.approx(50)
     stages = [s["stage"] for s in done.metrics["traffic"]["stages"]]
-    assert stages == ["counts", "sums", "sums", "sums", "evaluate"]
+    assert stages == ["holdings", "sums", "sums", "sums", "evaluate"]
     of_clients = read_ledger(private(**two, privacy__unit="client").out / LEDGER)
     assert of_clients.epsilon == pytest.approx(50)
     assert of_clients.releases[0].sigma == pytest.approx(2**0.5 * ledger.releases[0].sigma)
@@ -385,20 +387,22 @@ def test_groups_are_one_record_each_and_must_lie_with_one_client(private, lots) 
 def test_a_group_is_as_one_image_with_all_its_patches(settings, lots) -> None:
     checked = settings(data__root=str(lots), privacy__mechanism="dp_gaussian")
     model, train = build_model(checked), open_split(checked).train
-    ask = Moments(np.zeros(152), 0.5, 0.1)
-    groups = sums_of(model, train, ask, "group", "lot")
+    query = MomentQuery(np.zeros(152), 0.5, 0.1)
+    groups = client_sums(model, train, query, "group", "lot")
     assert groups.records == len({s.metadata["lot"] for s in train.samples})
-    images = list(records_of(model, train, ask, "image"))
+    images = list(read_records(model, train, query, "image"))
     lots_of = [s.metadata["lot"] for s in train.samples]
     joined = [
         np.concatenate([i for i, of in zip(images, lots_of, strict=True) if of == lot])
         for lot in dict.fromkeys(lots_of)
     ]
-    for vector, expected in zip(groups.vectors, summed(ask, joined), strict=True):
+    for vector, expected in zip(groups.vectors, sum_records(query, joined), strict=True):
         np.testing.assert_allclose(vector, expected, atol=1e-12)
-    one = sums_of(model, train, ask, "client")
+    one = client_sums(model, train, query, "client")
     assert one.records == 1
-    for vector, expected in zip(one.vectors, summed(ask, [np.concatenate(images)]), strict=True):
+    for vector, expected in zip(
+        one.vectors, sum_records(query, [np.concatenate(images)]), strict=True
+    ):
         np.testing.assert_allclose(vector, expected, atol=1e-12)
 
 
