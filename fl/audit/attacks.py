@@ -108,7 +108,7 @@ def canary_audit(
     scores = canary_scores(steps, system_noise, runs, stage("many runs"))
     threshold = likelihood_threshold(steps)
     return {
-        "epsilon_lower_bound": many_run_epsilon(*scores, subject.delta, confidence, threshold),
+        "epsilon_lower_bound": many_run_epsilon(*scores, threshold, subject.delta, confidence),
         "confidence": confidence,
         "of": "the run's questions and noise, on its images with and without one canary image",
         "runs": 2 * runs,

@@ -5,7 +5,6 @@ a false claim. Below, it shows only how good the attack was.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,6 @@ from src.privacy.accounting import epsilon_for
 CONFIDENCE = 0.95
 MAX_EPSILON = 1000.0  # above which no bound is sought
 QUANTILES = np.linspace(0.001, 0.999, 199)  # of the scores, tried as thresholds
-
-RateBound = Callable[[float, float], float]  # of a false positive and a false negative rate
 
 
 @dataclass(frozen=True)
@@ -88,31 +85,26 @@ def _chance(canaries: int, guesses: int, right: int, delta: float, epsilon: floa
 def many_run_epsilon(
     without: np.ndarray,
     given: np.ndarray,
+    threshold: float,
     delta: float,
     confidence: float = CONFIDENCE,
-    threshold: float | None = None,
 ) -> float:
     """Smallest ε from independent runs of a mechanism with Gaussian noise.
 
-    Upper ends of the two error rates at a threshold give μ ≥ Φ⁻¹(1 − FPR) − Φ⁻¹(FNR) (Nasr et al.,
-    2023, arXiv 2302.07956), and μ gives ε.
+    Upper ends of both error rates (Clopper and Pearson) give μ ≥ Φ⁻¹(1 − FPR) − Φ⁻¹(FNR), and μ
+    gives ε (Nasr et al., 2023, arXiv 2302.07956).
 
     Args:
-        without, given: scores [N] and [M] of runs without a canary and with it, larger with it; at
-            least two of each. Scores of several images in one run are not independent.
+        without, given: scores [N] and [M] of runs without a canary and with it, larger with it.
+            Scores of several images in one run are not independent.
+        threshold: of the scores, chosen before any is seen.
         delta: δ of the claim.
         confidence: of the bound.
-        threshold: chosen before any score is seen. Without it, half of the runs choose it and the
-            other half is judged.
-
-    Raises:
-        ValueError: there are fewer scores.
     """
-
-    def mu(false_positive: float, false_negative: float) -> float:
-        return float(norm.isf(false_positive) - norm.ppf(false_negative))
-
-    return epsilon_for(max(0.0, _bound(without, given, mu, confidence, threshold)), delta)
+    false_positive = _upper_end(without > threshold, confidence)
+    false_negative = _upper_end(given <= threshold, confidence)
+    mu = float(norm.isf(false_positive) - norm.ppf(false_negative))
+    return epsilon_for(max(0.0, mu), delta)
 
 
 def many_run_bound(
@@ -121,41 +113,30 @@ def many_run_bound(
     """Smallest ε from independent runs, whatever the noise is; arguments as `many_run_epsilon`.
 
     (ε, δ)-privacy demands of any test that 1 − FNR ≤ δ + e^ε FPR, and the same with the two rates
-    exchanged (Kairouz, Oh and Viswanath, 2015, theorem 2.1). With n judged runs of each kind, no
-    bound above about ln(n / 3.7) is possible at 95 %.
-    """
+    exchanged (Kairouz, Oh and Viswanath, 2015, theorem 2.1). Half of the runs choose the threshold
+    and the other half is judged. With n judged runs of each kind, no bound above about ln(n / 3.7)
+    is possible at 95 %.
 
-    def epsilon(false_positive: float, false_negative: float) -> float:
+    Raises:
+        ValueError: there are fewer than two scores of a kind.
+    """
+    if min(len(without), len(given)) < 2:
+        raise ValueError("a bound over many runs needs two runs with and two without the canary")
+
+    def bound_at(runs: slice, threshold: float) -> float:
+        false_positive = _upper_end(without[runs] > threshold, confidence)
+        false_negative = _upper_end(given[runs] <= threshold, confidence)
         ratios = (
             (1 - delta - false_negative) / false_positive,
             (1 - delta - false_positive) / false_negative,
         )
         return math.log(max(*ratios, math.exp(-MAX_EPSILON / 2)))
 
-    return max(0.0, _bound(without, given, epsilon, confidence))
-
-
-def _bound(
-    without: np.ndarray,
-    given: np.ndarray,
-    rate_bound: RateBound,
-    confidence: float,
-    threshold: float | None = None,
-) -> float:
-    """A bound from upper ends of both error rates (Clopper and Pearson) at one threshold."""
-    if min(len(without), len(given)) < 2:
-        raise ValueError("a bound over many runs needs two runs with and two without the canary")
-
-    def bound_at(runs: slice, limit: float) -> float:
-        positives, negatives = without[runs] > limit, given[runs] <= limit
-        return rate_bound(_upper_end(positives, confidence), _upper_end(negatives, confidence))
-
-    if threshold is not None:
-        return bound_at(slice(None), threshold)
     choosing, judging = slice(0, None, 2), slice(1, None, 2)
     scores = np.concatenate([without[choosing], given[choosing]])
-    limits = np.unique(np.quantile(scores, QUANTILES))
-    return bound_at(judging, max(limits, key=lambda limit: bound_at(choosing, limit)))
+    thresholds = np.unique(np.quantile(scores, QUANTILES))
+    best = max(thresholds, key=lambda threshold: bound_at(choosing, threshold))
+    return max(0.0, bound_at(judging, best))
 
 
 def _upper_end(errors: np.ndarray, confidence: float) -> float:

@@ -43,7 +43,7 @@ def test_many_runs_come_near_the_claim_and_not_above_it(epsilon: int) -> None:
     steps = steps_at(epsilon, *queries)
     assert canary_reach(steps) == pytest.approx(1, abs=1e-6)
     scores = canary_scores(steps, seeded_noise(epsilon), 20_000)
-    bound = many_run_epsilon(*scores, DELTA, threshold=likelihood_threshold(steps))
+    bound = many_run_epsilon(*scores, likelihood_threshold(steps), DELTA)
     assert 0.85 * epsilon <= bound <= epsilon
 
 
@@ -57,7 +57,7 @@ def test_noise_for_one_patch_of_an_image_is_caught(where: str) -> None:
         noise = lambda count: system_noise(count) / PATCHES**0.5  # noqa: E731
     calls: list[tuple[int, int]] = []
     scores = canary_scores(steps, noise, 1000, lambda *call: calls.append(call))
-    assert many_run_epsilon(*scores, DELTA) > 5
+    assert many_run_epsilon(*scores, likelihood_threshold(steps), DELTA) > 5
     assert calls == [(500, 1000), (1000, 1000)]
 
 
