@@ -40,7 +40,7 @@ from fl.wire.banks import (
 )
 from fl.wire.envelope import CONFIG, TICKET, pack_failure
 from fl.wire.results import ObjectMetrics, Results, pack_results
-from fl.wire.sums import pack_sums, unpack_asks
+from fl.wire.sums import pack_sums, unpack_queries
 from fl.wire.surveys import SurveyReply, pack_curves, pack_holdings
 from src.data import InspectionDataset
 from src.evaluation.score_set import ScoreSet, mean_metrics
@@ -49,7 +49,7 @@ from src.federated.bank_set import split_by_object
 from src.federated.calibration import calibrate
 from src.federated.candidates import Candidates, client_stats, encode_bank, extract_features
 from src.federated.scoring import install, metrics_by_object, score, score_test_set
-from src.privacy.records import sums_of
+from src.privacy.records import client_sums
 
 Handler = Callable[[Node, Message, Context], RecordDict]
 
@@ -140,8 +140,8 @@ def sums(node: Node, message: Message, context: Context) -> RecordDict:
     settings, images = node.settings, node.train_by_bank
     by = (settings.privacy_unit, settings.privacy_group)
     answers = {
-        name: sums_of(node.model, images[name], query, *by, node.progress("private sums"))
-        for name, query in unpack_asks(message.content).items()
+        name: client_sums(node.model, images[name], query, *by, node.progress("private sums"))
+        for name, query in unpack_queries(message.content).items()
         if name in images
     }
     node.clock.lap("coreset")
@@ -175,7 +175,7 @@ def evaluate(node: Node, message: Message, context: Context) -> RecordDict:
     In a private run nothing else may tell of the training images: there is no calibration, and the
     local banks are scored only in a simulation.
     """
-    private = node.settings.plan is not None
+    private = node.settings.mechanism is not None
     extract_features(node.model, node.data.test, node.progress("test features"))
     node.clock.lap("features")
     commit_pending(context)

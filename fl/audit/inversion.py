@@ -1,22 +1,23 @@
-"""What a bank shows: its rows decoded to pixels, beside what they were made from."""
+"""What a bank shows: its rows decoded to pixels, beside the patches that they were made from."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from fl.audit.bank import Subject
+from fl.audit.subject import Subject
 from src.data import InspectionDataset
 from src.federated.candidates import Stage
 from src.models import PatchCore
 from src.models.feature_transform import FeatureTransform
 from src.models.patchcore import Progress
-from src.privacy.attacks.inversion import invert, painted, patch_pixels
-from src.privacy.queries import unit_patches
+from src.privacy.attacks.inversion import Decoder, correlations, paint_patches, patch_pixels
+from src.privacy.clipping import normalize_patches
 from src.reporting.audit.page import Shown
 
-MOST_ROWS = 1000  # of a bank that are decoded
-MOST_KNOWN = 40_000  # patches that the attacker learns from
+MAX_ROWS = 1000  # of a bank that are decoded
+MAX_KNOWN = 40_000  # patches that the attacker learns from
 SHOWN = 24  # patches in the picture
 
 
@@ -26,121 +27,129 @@ def invert_bank(
     random: np.random.Generator,
     stage: Stage,
 ) -> tuple[dict, Shown]:
-    """Decode a bank's rows by what an attacker learns from own images.
+    """Decode a bank's rows with a decoder learnt from the attacker's images.
 
-    A row's original is the training patch that it is, or the one nearest to it.
+    The original of a row is the nearest training patch, which may be the row itself.
 
     Args:
         subject: the bank.
-        distances: [h, w] of each training image's patches to it.
-        random: which patches are learnt from, and shown.
-        stage: who to tell how far it is.
+        distances: [h, w] of each training image's patches to the bank.
+        random: chooses the patches that are learnt from and shown.
+        stage: reports progress.
     """
-    model, (rows, frame) = subject.model, subject.bank
-    members = subject.members
-    known, known_pixels = _known(model, subject.own, frame is not None, random)
-    chosen = rows[np.sort(random.permutation(len(rows))[:MOST_ROWS])].astype(np.float32)
-    owners, places = _nearest(model, members, chosen, frame, stage("nearest"))
-    pixels = np.zeros((len(chosen), known_pixels.shape[1]))
-    for image in np.unique(owners):
-        seen = _pixels(model, members, int(image), distances[image].shape)
-        pixels[owners == image] = seen[places[owners == image]]
-    found = invert(known, known_pixels, _features(chosen, frame), pixels)
-    figures: dict[str, Any] = {
+    model, (rows, transform) = subject.model, subject.bank
+    vectors, pixels = _known_patches(model, subject.own, transform is not None, random)
+    decoder = Decoder.fit(vectors, pixels)
+    chosen = rows[np.sort(random.permutation(len(rows))[:MAX_ROWS])].astype(np.float32)
+    originals = _originals(subject, distances, chosen, stage("nearest"))
+    decoded = decoder.decode(_as_features(chosen, transform))
+    metrics: dict[str, Any] = {
         "median_correlation": None,
         "shuffled": None,
         "rows": len(chosen),
-        "learnt_from": "public images" if subject.public else "half of the normal test images",
+        "learnt_from": "public images" if subject.own_public else "half of the normal test images",
         "learnt_images": len(subject.own),
-        "learnt_patches": len(known),
+        "learnt_patches": len(vectors),
         "verbatim_images": 0,
         "verbatim_patches": 0,
     }
-    if len(chosen) > 1:  # one row alone shows nothing of any image
-        other = pixels[random.permutation(len(chosen))]
-        shuffled = invert(known, known_pixels, _features(chosen, frame), other)
-        figures |= {"median_correlation": found.median, "shuffled": shuffled.median}
+    if len(chosen) > 1:  # a single row shows nothing of any image
+        shuffled = originals[random.permutation(len(chosen))]
+        metrics["median_correlation"] = float(np.median(correlations(decoded, originals)))
+        metrics["shuffled"] = float(np.median(correlations(decoded, shuffled)))
     picked = random.permutation(len(chosen))[:SHOWN]
-    shown = Shown(pixels[picked], found.pixels[picked])
-    held = np.array([int((grid == 0).sum()) for grid in distances])
-    if frame is not None or not held.any():
-        return figures, shown
-    figures |= {"verbatim_images": int((held > 0).sum()), "verbatim_patches": int(held.sum())}
-    return figures, _with_image(subject, shown, int(held.argmax()), distances, known, known_pixels)
+    shown = Shown(originals[picked], decoded[picked])
+    verbatim = np.array([int((grid == 0).sum()) for grid in distances])
+    if transform is not None or not verbatim.any():
+        return metrics, shown
+    metrics["verbatim_images"] = int((verbatim > 0).sum())
+    metrics["verbatim_patches"] = int(verbatim.sum())
+    image = int(verbatim.argmax())
+    return metrics, _with_image(subject, shown, image, distances[image], decoder)
 
 
 def _with_image(
-    subject: Subject,
-    shown: Shown,
-    most: int,
-    distances: list[np.ndarray],
-    known: np.ndarray,
-    known_pixels: np.ndarray,
+    subject: Subject, shown: Shown, index: int, distances: np.ndarray, decoder: Decoder
 ) -> Shown:
-    """The same with a training image, and those of its patches that lie in the bank, decoded."""
-    model, grid = subject.model, distances[most].shape
-    places = np.flatnonzero(distances[most] == 0)
-    image = subject.members.select([most])
-    [features] = [g.features for batch in model.embed(image) for g in batch]
+    """Add a training image, and those of its patches that lie in the bank verbatim, decoded."""
+    model, grid = subject.model, (distances.shape[0], distances.shape[1])
+    places = np.flatnonzero(distances == 0)
+    [features] = _grids(model, subject.members.select([index]))
     vectors = features.flatten(0, 1).float().cpu().numpy()[places]
-    pixels = _pixels(model, image, 0, grid)
-    grey = _grey(model, image, 0)
-    made = invert(known, known_pixels, vectors, pixels[places]).pixels
-    paint = painted(grey.shape, grid, places, made)
-    return Shown(shown.originals, shown.made, grey, paint, len(places))
+    image = _grey(model, subject.members, index)
+    paint = paint_patches(image.shape, grid, places, decoder.decode(vectors))
+    return Shown(shown.originals, shown.made, image, paint, len(places))
 
 
-def _known(
-    model: PatchCore, own: InspectionDataset, units: bool, random: np.random.Generator
+def _known_patches(
+    model: PatchCore, own: InspectionDataset, unit: bool, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors [M, D] and pixels [M, 256] of patches of the attacker's images."""
-    each = max(1, MOST_KNOWN // len(own))
+    """Vectors [M, D] and pixels [M, side²] of patches of the attacker's images."""
+    per_image = max(1, MAX_KNOWN // len(own))
     vectors, pixels = [], []
-    grids = (grid.features for batch in model.embed(own) for grid in batch)
-    for number, grid in enumerate(grids):
+    for index, grid in enumerate(_grids(model, own)):
         rows = grid.flatten(0, 1).float().cpu().numpy()
-        kept = random.permutation(len(rows))[:each]
-        vectors.append(unit_patches(rows[kept]) if units else rows[kept])
-        pixels.append(_pixels(model, own, number, (grid.shape[0], grid.shape[1]))[kept])
+        picked = random.permutation(len(rows))[:per_image]
+        vectors.append(normalize_patches(rows[picked]) if unit else rows[picked])
+        shape = (grid.shape[0], grid.shape[1])
+        pixels.append(patch_pixels(_grey(model, own, index), shape)[picked])
     return np.concatenate(vectors), np.concatenate(pixels)
 
 
-def _features(rows: np.ndarray, frame: FeatureTransform | None) -> np.ndarray:
-    """Rows as patches in the features' own coordinates."""
-    if frame is None or frame.basis is None or frame.origin is None:
-        return rows
-    return frame.origin + rows @ np.linalg.pinv(frame.basis)
+def _originals(
+    subject: Subject, distances: list[np.ndarray], rows: np.ndarray, progress: Progress
+) -> np.ndarray:
+    """Pixels [K, side²] of the training patch nearest to each row."""
+    model, members = subject.model, subject.members
+    images, places = _nearest_patches(model, members, rows, subject.bank[1], progress)
+    originals: np.ndarray | None = None
+    for index in np.unique(images):
+        grid = distances[index].shape
+        pixels = patch_pixels(_grey(model, members, int(index)), (grid[0], grid[1]))
+        if originals is None:
+            originals = np.zeros((len(rows), pixels.shape[1]))
+        originals[images == index] = pixels[places[images == index]]
+    assert originals is not None
+    return originals
 
 
-def _nearest(
+def _nearest_patches(
     model: PatchCore,
     images: InspectionDataset,
     rows: np.ndarray,
-    frame: FeatureTransform | None,
+    transform: FeatureTransform | None,
     progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Image and place [K] of the training patch nearest to each row."""
-    at = torch.from_numpy(rows).to(model.device)
-    least = torch.full((len(rows),), torch.inf, device=model.device)
+    queries = torch.from_numpy(rows).to(model.device)
+    nearest = torch.full((len(rows),), torch.inf, device=model.device)
     owners, places = (torch.zeros(len(rows), dtype=torch.int64) for _ in range(2))
-    grids = (grid.features for batch in model.embed(images, progress) for grid in batch)
-    for number, grid in enumerate(grids):
+    for index, grid in enumerate(_grids(model, images, progress)):
         patches = grid.flatten(0, 1).to(model.device).float()
-        patches = patches if frame is None else frame.apply(patches)
-        squares = (patches * patches).sum(1)[:, None] - 2 * patches @ at.T
-        found, place = squares.min(0)
-        closer = (found < least).cpu()
-        least = torch.minimum(least, found)
-        owners[closer], places[closer] = number, place.cpu()[closer]
+        patches = patches if transform is None else transform.apply(patches)
+        affinities = (patches * patches).sum(1)[:, None] - 2 * patches @ queries.T
+        smallest, place = affinities.min(0)
+        closer = (smallest < nearest).cpu()
+        nearest = torch.minimum(nearest, smallest)
+        owners[closer], places[closer] = index, place.cpu()[closer]
     return owners.numpy(), places.numpy()
 
 
-def _pixels(
-    model: PatchCore, images: InspectionDataset, number: int, grid: tuple[int, ...]
-) -> np.ndarray:
-    return patch_pixels(_grey(model, images, number), (grid[0], grid[1]))
+def _grids(
+    model: PatchCore, images: InspectionDataset, progress: Progress | None = None
+) -> Iterator[torch.Tensor]:
+    """Features [h, w, D] of each image."""
+    for batch in model.embed(images, progress):
+        yield from (grid.features for grid in batch)
 
 
-def _grey(model: PatchCore, images: InspectionDataset, number: int) -> np.ndarray:
-    """An image [H, W] as it went through the network, in grey."""
-    return model.preparation(images[number][0]).mean(0).numpy()
+def _as_features(rows: np.ndarray, transform: FeatureTransform | None) -> np.ndarray:
+    """Rows in the coordinates of the features."""
+    if transform is None or transform.basis is None or transform.origin is None:
+        return rows
+    return transform.origin + rows @ np.linalg.pinv(transform.basis)
+
+
+def _grey(model: PatchCore, images: InspectionDataset, index: int) -> np.ndarray:
+    """An image [H, W] as the network receives it, in grey."""
+    return model.preparation(images[index][0]).mean(0).numpy()

@@ -22,15 +22,25 @@ RUNS = 20_000
 
 
 def audit(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of a finished simulation")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="directory of a finished simulation run")
+    ],
     runs: Annotated[
-        int, typer.Option(min=100, help="of a many-run audit, with the canary and without it each")
+        int,
+        typer.Option(min=100, help="runs of a many-run audit, with the canary and without it each"),
     ] = RUNS,
-    out: Annotated[Path | None, typer.Option(help="folder to write; the run's if left out")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of canaries, and of the attacker's images")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write to; the default is the run's directory")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="seed that chooses canaries and the attacker's images")
+    ] = 0,
     public: Annotated[
         Path | None,
-        typer.Option(help="folder of images that the attacker has; else half of the normal tests"),
+        typer.Option(
+            help="folder of images that the attacker holds; the default is half of the normal "
+            "test images"
+        ),
     ] = None,
     embedding_noise: Annotated[
         float | None,
@@ -38,32 +48,27 @@ def audit(
             min=0.01,
             max=1000,
             metavar="EPSILON",
-            help="first add noise to the vectors of an ordinary run's bank, for a claim of this "
-            "epsilon for one vector; written to RUN_DIR/embedding-noise",
+            help="first add noise to each vector of an ordinary run's bank, for a claim of this "
+            "epsilon for one vector; writes to RUN_DIR/embedding-noise",
         ),
     ] = None,
 ) -> None:
-    """Attack a finished run: who was in, is its claim true, what does its bank show."""
-    from fl.audit.run import (
-        audit_run,
-        open_finished,
-        subjects_of,
-        with_embedding_noise,
-        write_audit,
-    )
+    """Attack a finished run: who was in it, is its claim true, what does its bank show."""
+    from fl.audit.run import audit_run, write_audit
+    from fl.audit.subject import open_finished_run, open_subjects, with_embedding_noise
 
     place = out or (folder / "embedding-noise" if embedding_noise else folder)
     if place.exists() and not place.is_dir():
         raise UserError(f"--out: {place} is a file; name a folder")
-    run = open_finished(folder)
-    subjects = subjects_of(run, public, seed)
+    run = open_finished_run(folder)
+    subjects = open_subjects(run, public, seed)
     if embedding_noise:
         subjects = with_embedding_noise(run, subjects, embedding_noise)
     with _bars() as stage:
-        figures, findings = audit_run(run, subjects, runs, seed, stage)
-    page = write_audit(place, folder, figures, findings)
-    console.print(_table(figures))
-    console.print(figures["verdict"], highlight=False)
+        metrics, findings = audit_run(run, subjects, runs, seed, stage)
+    page = write_audit(place, folder, metrics, findings)
+    console.print(_table(metrics))
+    console.print(metrics["verdict"], highlight=False)
     console.print(f"[bold]{page}[/]", soft_wrap=True)
 
 
@@ -82,18 +87,19 @@ def _bars() -> Iterator[Stage]:
         yield stage
 
 
-def _table(figures: Mapping) -> Table:
-    """The figures in 80 columns, a row a bank."""
-    banks = figures.get("banks") or {"bank": figures}
+def _table(metrics: Mapping) -> Table:
+    """The metrics in 80 columns, a row for each bank."""
+    banks = metrics.get("banks") or {"bank": metrics}
     table = Table("", box=None, pad_edge=False)
     for name in ("claimed ε", "ε at least", "AUC", "TPR at 1 %", "at 0.1 %", "inversion"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name, found in banks.items():
-        keys = ("epsilon_lower_bound", "membership_auc", "tpr_at_1_percent", "tpr_at_0.1_percent")
+    keys = ("epsilon_lower_bound", "membership_auc", "tpr_at_1_percent", "tpr_at_0.1_percent")
+    for name, bank in banks.items():
+        claimed = bank["claimed_epsilon"]
         table.add_row(
             name,
-            "none" if found["claimed_epsilon"] is None else f"{found['claimed_epsilon']:.4g}",
-            *(number(found[key]) for key in keys),
-            number(found["inversion"]["median_correlation"]),
+            "none" if claimed is None else f"{claimed:.4g}",
+            *(number(bank[key]) for key in keys),
+            number(bank["inversion"]["median_correlation"]),
         )
     return table

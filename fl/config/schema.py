@@ -27,7 +27,7 @@ from pydantic_core.core_schema import no_info_after_validator_function
 from src.errors import UserError
 
 if TYPE_CHECKING:
-    from src.privacy.mechanisms.config import Plan
+    from src.privacy.mechanisms.config import MechanismConfig
 
 Scalar = str | int | float | bool
 
@@ -386,13 +386,13 @@ class Settings(BaseModel):
         return bool(self.privacy_public_dir or self.data_public_holdout)
 
     @property
-    def plan(self) -> Plan | None:
+    def mechanism(self) -> MechanismConfig | None:
         """The private mechanism, or None for an ordinary run."""
         if self.privacy_mechanism != "dp_gaussian":
             return None
-        from src.privacy.mechanisms.config import Plan
+        from src.privacy.mechanisms.config import MechanismConfig
 
-        return Plan(
+        return MechanismConfig(
             self.privacy_epsilon,
             self.privacy_delta,
             self.privacy_unit,

@@ -15,8 +15,8 @@ from src.federated.scoring import metrics_by_object, score_test_set
 from src.federated.types import Bank
 from src.models import PatchCore
 from src.models.feature_transform import FeatureTransform
-from src.privacy.mechanisms.gaussian import gaussian_of
-from src.privacy.records import sampled_patches
+from src.privacy.mechanisms.gaussian import fit_public_gaussian
+from src.privacy.records import sample_patches
 from src.storage.run_metrics import MetricSet
 
 PUBLIC, K_MEANS = "public images alone", "k-means without noise"
@@ -35,7 +35,7 @@ def compare(
     - The Gaussian of the public images' patches, with a ridge as in `dp_gaussian`.
     - k-means without noise: the centres of patches of all training images.
     """
-    if settings.plan is None or not settings.evaluate_baselines:
+    if settings.mechanism is None or not settings.evaluate_baselines:
         return {}
     random = np.random.default_rng(settings.seed)
     train = split_by_bank(data.train, settings.model_scope)
@@ -45,15 +45,14 @@ def compare(
         return Bank(find_candidates(model, public, reach=len(train[name]) / len(public)).rows)
 
     def gaussian(name: str) -> Bank:
-        rows = sampled_patches(model, public_images(settings, name), SAMPLED_PATCHES, random)
-        fitted = gaussian_of(rows)
+        rows = sample_patches(model, public_images(settings, name), SAMPLED_PATCHES, random)
         mean = np.zeros((1, rows.shape[1]), np.float32)
-        return Bank(mean, FeatureTransform(fitted.mean, fitted.whitening()))
+        return Bank(mean, FeatureTransform(*fit_public_gaussian(rows)))
 
     def centres(name: str) -> Bank:
         from sklearn.cluster import KMeans  # its import takes a second
 
-        rows = sampled_patches(model, train[name], SAMPLED_PATCHES, random)
+        rows = sample_patches(model, train[name], SAMPLED_PATCHES, random)
         k_means = KMeans(min(CENTRES, len(rows)), n_init=1, random_state=settings.seed)
         return Bank(k_means.fit(rows).cluster_centers_.astype(np.float32), FeatureTransform())
 

@@ -10,7 +10,7 @@ from fl.server.state import ServerState
 from src.federated.bank_set import BankSet
 from src.federated.calibration import pooled_threshold
 from src.federated.types import Calibration
-from src.privacy.runner import threshold_of
+from src.privacy.mechanisms.threshold import threshold_of
 
 
 def evaluate(federation: Federation, state: ServerState) -> ServerState:

@@ -1,7 +1,7 @@
-"""What a private run writes down as it goes: its ledger, and the answers that it has had.
+"""What a private run writes as it goes: its ledger, and the noisy sums that it received.
 
-Both are public: answers carry their noise. A run that broke off goes on from the answers, since
-asking again would cost again; the ledger outlives the run, since what was released stays released.
+Both are public. An interrupted run continues from the noisy sums, since asking again would cost
+again. The ledger outlives the run, since what was released stays released.
 """
 
 import fcntl
@@ -15,165 +15,168 @@ from typing import Any
 import numpy as np
 
 from src.privacy.ledger import Budget, BudgetExceeded, Ledger, Release, read_ledger, write_ledger
-from src.privacy.runner import Answer
+from src.privacy.runner import NoisySums
 from src.storage.tensor_file import read_tensors, write_tensors
 
-LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
+LEDGER, REPLIES = "privacy_ledger.json", "private.safetensors"
 FORMAT = "fedpatchcore-answers-1"
-ROOM = 1e-6  # of a budget's μ², below which nothing is left of it
+EXHAUSTED = 1e-6  # part of a budget's μ² below which nothing is left of it
 
 
 @dataclass(frozen=True)
-class KeptAnswers:
-    """The answers that a run has had.
+class RecordedReplies:
+    """The noisy sums that a run received.
 
     Attributes:
         mu: what the run may cost in all.
-        plan: what it was to do, in words.
-        exchanges: bank name -> answer, exchange by exchange.
+        plan: the run's mechanism and banks, in words.
+        exchanges: for each exchange, bank name -> noisy sums.
     """
 
-    mu: float
-    plan: str
-    exchanges: Sequence[dict[str, Answer]]
+    mu: float = 0.0
+    plan: str = ""
+    exchanges: Sequence[Mapping[str, NoisySums]] = ()
 
 
-class Books:
-    """Ledger and answers of a run in its directory.
+class LedgerStore:
+    """Ledger and noisy sums of a run, in its directory.
 
     Args:
         out: the run directory.
-        ledger: a ledger that lies elsewhere, which several runs share.
-        resume: go on from the answers that an earlier run left; else they are passed over.
+        ledger: path of a ledger elsewhere, which several runs share; "" for the directory's own.
+        resume: continue from the noisy sums of an earlier run; otherwise they are ignored.
 
     Attributes:
-        ledger: all releases so far, of earlier runs too.
-        had: answers, exchange by exchange.
-        mu: what the run that gave them may cost in all; `plan`: what it was to do, in words.
+        ledger: all releases so far, those of earlier runs included; None before the first.
+        recorded: the noisy sums so far, exchange by exchange.
     """
 
     def __init__(self, out: Path, ledger: str = "", resume: bool = False) -> None:
         self.shared = bool(ledger)
-        self.path, self.answers = Path(ledger) if ledger else out / LEDGER, out / ANSWERS
-        self.ledger = read_ledger(self.path) if self.path.exists() else Ledger()
-        going_on = resume and self.answers.exists()
-        kept = read_answers(self.answers) if going_on else KeptAnswers(0.0, "", [])
-        self.mu, self.plan, self.had = kept.mu, kept.plan, list(kept.exchanges)
-        self._pending: Sequence[Release] = ()
+        self.path, self.replies = Path(ledger) if ledger else out / LEDGER, out / REPLIES
+        self.ledger = read_ledger(self.path) if self.path.exists() else None
+        known = resume and self.replies.exists()
+        earlier = read_replies(self.replies) if known else RecordedReplies()
+        self.mu, self.plan, self.recorded = earlier.mu, earlier.plan, list(earlier.exchanges)
+        self._reserved: Sequence[Release] = ()
 
     def begin(self, plan: str, budget: Budget) -> float:
-        """What a run may cost: what earlier releases leave of a budget, or as it was begun.
+        """Return μ of the run: what earlier releases leave of it, or what a resumed run had.
 
         Args:
-            plan: what the run will do, in words that tell it from others.
+            plan: the run's mechanism and banks, in words that tell it from other runs.
             budget: of all releases together.
 
         Raises:
             BudgetExceeded: earlier releases leave nothing.
-            ValueError: the run that is to go on was another one.
+            ValueError: the run to be resumed had another plan.
         """
-        if self.had and plan != self.plan:
+        if self.recorded and plan != self.plan:
             raise ValueError(
-                f"{self.answers} is of a run with other privacy settings or objects; start in "
+                f"{self.replies} is of a run with other privacy settings or objects; start in "
                 "another directory"
             )
         self.plan = plan
-        if not self.had:
-            self.mu = self.room(budget)
+        if not self.recorded:
+            self.mu = self.remaining_budget(budget)
         return self.mu
 
-    def room(self, budget: Budget) -> float:
-        """What earlier releases leave of a budget's μ.
+    def remaining_budget(self, budget: Budget) -> float:
+        """μ that earlier releases leave of a budget.
 
         Raises:
-            BudgetExceeded: nothing.
+            BudgetExceeded: they leave nothing.
         """
-        spent = Ledger(budget, self.ledger.releases)
-        room = budget.mu**2 - spent.mu**2
-        if room <= ROOM * budget.mu**2:
+        spent = Ledger(budget, self._releases())
+        remaining = budget.mu**2 - spent.mu**2
+        if remaining <= EXHAUSTED * budget.mu**2:
             raise BudgetExceeded(
                 f"privacy: the {len(spent.releases)} releases in {self.path} have spent ε = "
                 f"{spent.epsilon:.4g} at δ = {budget.delta:g}, and the budget is "
                 f"{budget.epsilon:g}; go on from them with resume, or raise privacy.epsilon"
             )
-        return room**0.5
+        return remaining**0.5
 
-    def open(self, budget: Budget | None, releases: Sequence[Release]) -> None:
-        """Take up a budget, and see that what is planned fits into it, before anything is asked.
+    def open(self, budget: Budget, planned: Sequence[Release]) -> None:
+        """Set the budget, and check before anything is asked that all planned releases fit into it.
 
-        Of the planned releases those that the run has had answers to are in the ledger already.
+        Planned releases that the run has already made are in the ledger, and count once.
 
         Raises:
-            BudgetExceeded: it does not fit.
-            ValueError: the ledger is of another unit or adjacency, or not this run's.
+            BudgetExceeded: they do not fit.
+            ValueError: the ledger is for another unit or adjacency, or lacks releases of this run.
         """
-        had: dict[str, int] = {}
-        for answers in self.had:
-            for name, answer in answers.items():
-                had[name] = had.get(name, 0) + len(answer.sums)
-        listed = Counter(release.bank for release in self.ledger.releases)
-        if any(listed[name] < count for name, count in had.items()):
+        made: Counter[str] = Counter()
+        for exchange in self.recorded:
+            made.update({name: len(reply.vectors) for name, reply in exchange.items()})
+        listed = Counter(release.bank for release in self._releases())
+        if made - listed:
             raise ValueError(
-                f"{self.path} lacks what the run in {self.answers.parent} has released: name the "
+                f"{self.path} lacks what the run in {self.replies.parent} has released: name the "
                 "ledger that it was begun with"
             )
-        left = []
-        for release in releases:
-            if had.get(release.bank, 0):
-                had[release.bank] -= 1
+        future = []
+        for release in planned:
+            if made[release.bank]:
+                made[release.bank] -= 1
             else:
-                left.append(release)
-        told = Ledger(budget).adding(self.ledger.releases)
-        told.adding(left)
-        self.ledger = told
+                future.append(release)
+        self.ledger = Ledger(budget).with_releases(self._releases())
+        self.ledger.with_releases(future)
 
-    def note(self, releases: Sequence[Release]) -> None:
-        """Be told what an exchange will release.
-
-        Raises:
-            BudgetExceeded: it would be too much.
-        """
-        self.ledger.adding(releases)
-        self._pending = releases
-
-    def keep(self, answers: Mapping[str, Answer]) -> None:
-        """Write down what an exchange has released: in the ledger first."""
-        self.write(self._pending)
-        self._pending = ()
-        self.had = [*self.had, dict(answers)]
-        header: list[dict[str, Any]] = []
-        tensors: dict[str, np.ndarray] = {}
-        for number, given in enumerate(self.had):
-            header.append({n: [list(a.sigmas), a.records] for n, a in given.items()})
-            for name, answer in given.items():
-                for block, vector in enumerate(answer.sums):
-                    tensors[f"{number}/{block}/{name}"] = vector
-        about = {"mu": self.mu, "plan": self.plan, "exchanges": header}
-        write_tensors(self.answers, FORMAT, about, tensors)
-
-    def write(self, releases: Sequence[Release]) -> None:
-        """Add releases to the ledger, as it stands there now, and write it.
+    def reserve(self, releases: Sequence[Release]) -> None:
+        """Check that the next exchange's releases fit into the budget.
 
         Raises:
-            BudgetExceeded: another run on the same ledger has spent what these would cost.
+            BudgetExceeded: they do not.
         """
+        assert self.ledger, "open comes first"
+        self.ledger.with_releases(releases)
+        self._reserved = releases
+
+    def record(self, replies: Mapping[str, NoisySums]) -> None:
+        """Write what an exchange released: the ledger first, then the noisy sums.
+
+        Raises:
+            BudgetExceeded: another run on the same ledger has spent what this exchange costs.
+        """
+        assert self.ledger, "open comes first"
         with _locked(self.path) if self.shared else nullcontext():
-            there = read_ledger(self.path).releases if self.path.exists() else ()
-            self.ledger = Ledger(self.ledger.budget).adding((*there, *releases))
-            write_ledger(self.path, self.ledger)
+            written = read_ledger(self.path).releases if self.path.exists() else ()
+            ledger = Ledger(self.ledger.budget).with_releases((*written, *self._reserved))
+            write_ledger(self.path, ledger)
+        self.ledger, self._reserved = ledger, ()
+        self.recorded = [*self.recorded, dict(replies)]
+        write_replies(self.replies, RecordedReplies(self.mu, self.plan, self.recorded))
+
+    def _releases(self) -> tuple[Release, ...]:
+        return self.ledger.releases if self.ledger else ()
 
 
-def read_answers(path: Path) -> KeptAnswers:
-    """The answers that a run has had.
+def write_replies(path: Path, replies: RecordedReplies) -> None:
+    """Write noisy sums, whole or not at all."""
+    header: list[dict[str, Any]] = []
+    tensors: dict[str, np.ndarray] = {}
+    for number, exchange in enumerate(replies.exchanges):
+        header.append({name: [list(r.sigmas), r.records] for name, r in exchange.items()})
+        for name, reply in exchange.items():
+            for block, vector in enumerate(reply.vectors):
+                tensors[f"{number}/{block}/{name}"] = vector
+    content = {"mu": replies.mu, "plan": replies.plan, "exchanges": header}
+    write_tensors(path, FORMAT, content, tensors)
+
+
+def read_replies(path: Path) -> RecordedReplies:
+    """Read the noisy sums that `write_replies` wrote.
 
     Raises:
-        FileNotFoundError: no such file.
-        FileError: not a file of answers.
+        FileNotFoundError: there is no such file.
+        FileError: it is not a file of noisy sums.
     """
     header, tensors = read_tensors(path, FORMAT)
     exchanges = [
         {
-            name: Answer(
+            name: NoisySums(
                 tuple(tensors[f"{number}/{block}/{name}"] for block in range(len(sigmas))),
                 tuple(sigmas),
                 records,
@@ -182,7 +185,7 @@ def read_answers(path: Path) -> KeptAnswers:
         }
         for number, exchange in enumerate(header["exchanges"])
     ]
-    return KeptAnswers(header["mu"], header["plan"], exchanges)
+    return RecordedReplies(header["mu"], header["plan"], exchanges)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from src.data import InspectionDataset, Sample
 from src.data.layout import list_images
 from src.federated.bank_set import SHARED, split_by_bank
 from src.models import PatchCore
-from src.privacy.records import sampled_patches
+from src.privacy.records import sample_patches
 
 MOST_PATCHES = 100_000  # patches of public images that a mechanism sees
 
@@ -24,7 +24,7 @@ def public_patches(settings: Settings, model: PatchCore, name: str) -> np.ndarra
     if not settings.has_public:
         return None
     random = np.random.default_rng(settings.seed)
-    return sampled_patches(model, public_images(settings, name), MOST_PATCHES, random)
+    return sample_patches(model, public_images(settings, name), MOST_PATCHES, random)
 
 
 def public_images(settings: Settings, name: str) -> InspectionDataset:

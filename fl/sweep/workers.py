@@ -17,7 +17,7 @@ from fl.config import Settings
 from fl.engines.launch import launch
 from fl.engines.processes import private_home
 from fl.engines.ray import available_cpus
-from fl.server.ledger_store import ANSWERS
+from fl.server.ledger_store import REPLIES
 from fl.setup.data import open_split
 from fl.setup.model import build_model
 from fl.setup.threads import cpu_threads
@@ -103,7 +103,7 @@ def perform(settings: Settings) -> tuple[float, str]:
     """Execute a run; returns its seconds and its error, with the traceback in its directory."""
     start = time.monotonic()
     if (
-        settings.plan and (Path(settings.out) / ANSWERS).exists()
+        settings.mechanism and (Path(settings.out) / REPLIES).exists()
     ):  # its budget is spent: reuse the answers
         settings = settings.model_copy(update={"resume": True})
     try:

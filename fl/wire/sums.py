@@ -17,38 +17,44 @@ from flwr.app import ConfigRecord, RecordDict
 from fl.wire.arrays import pack_banks, read_header, read_rows
 from fl.wire.envelope import ABOUT, Sender, pack_reply, unreadable
 from src.federated.types import BankRefused
-from src.privacy.queries import Ask, Block, Means, Moments, Scores
+from src.privacy.queries import Block, MeanQuery, MomentQuery, ScoreQuery, SumQuery
 from src.privacy.runner import Sums
 
 ASK, SUMS = "ask", "sums"
-KINDS: dict[str, type[Ask]] = {kind.__name__: kind for kind in (Means, Moments, Scores)}
+QUERIES: dict[str, type[SumQuery]] = {
+    query.__name__: query for query in (MeanQuery, MomentQuery, ScoreQuery)
+}
 ROUNDING = 1e-9  # relative, by which a sum may pass its records' limits
 
 
-def pack_asks(asks: Mapping[str, Ask]) -> RecordDict:
+def pack_queries(queries: Mapping[str, SumQuery]) -> RecordDict:
     """What is asked of each bank's images, as records of a request."""
-    said: dict[str, dict[str, Any]] = {}
+    header: dict[str, dict[str, Any]] = {}
     arrays: dict[str, dict[str, np.ndarray]] = {}
-    for name, ask in asks.items():
-        given = {part: value for part, value in vars(ask).items() if value is not None}
-        for part, value in given.items():
+    for name, query in queries.items():
+        plain = {}
+        for part, value in vars(query).items():
             if isinstance(value, np.ndarray):
                 arrays.setdefault(part, {})[name] = value
-        plain = {part: v for part, v in given.items() if not isinstance(v, np.ndarray)}
-        said[name] = {"kind": type(ask).__name__, "plain": plain}
-    packed = {f"{ASK}-{part}": pack_banks(found) for part, found in arrays.items()}
-    return RecordDict({ASK: ConfigRecord({"json": json.dumps(said)}), **packed})
+            else:
+                plain[part] = value
+        header[name] = {"kind": type(query).__name__, "plain": plain}
+    packed = {f"{ASK}-{part}": pack_banks(by_bank) for part, by_bank in arrays.items()}
+    return RecordDict({ASK: ConfigRecord({"json": json.dumps(header)}), **packed})
 
 
-def unpack_asks(content: RecordDict) -> dict[str, Ask]:
-    """The inverse of `pack_asks`; bank name -> ask."""
-    said = json.loads(str(content[ASK]["json"]))
-    arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in said}
+def unpack_queries(content: RecordDict) -> dict[str, SumQuery]:
+    """The inverse of `pack_queries`; bank name -> query."""
+    header = json.loads(str(content[ASK]["json"]))
+    arrays: dict[str, dict[str, np.ndarray]] = {name: {} for name in header}
     for part, record in content.array_records.items():
         if part.startswith(f"{ASK}-"):
             for name, array in record.items():
                 arrays[name][part.removeprefix(f"{ASK}-")] = read_rows(array)
-    return {name: KINDS[ask["kind"]](**ask["plain"], **arrays[name]) for name, ask in said.items()}
+    return {
+        name: QUERIES[query["kind"]](**query["plain"], **arrays[name])
+        for name, query in header.items()
+    }
 
 
 def pack_sums(sender: Sender, sums: Mapping[str, Sums]) -> RecordDict:
@@ -61,7 +67,7 @@ def pack_sums(sender: Sender, sums: Mapping[str, Sums]) -> RecordDict:
     return content
 
 
-def unpack_sums(content: RecordDict, asks: Mapping[str, Ask]) -> dict[str, Sums]:
+def unpack_sums(content: RecordDict, queries: Mapping[str, SumQuery]) -> dict[str, Sums]:
     """The inverse of `pack_sums`, for the banks that the client holds of those asked for.
 
     Raises:
@@ -75,7 +81,7 @@ def unpack_sums(content: RecordDict, asks: Mapping[str, Ask]) -> dict[str, Sums]
                 raise ValueError(f"{count!r} records of {name}")
             vectors = tuple(
                 _sum(content, number, name, block, count)
-                for number, block in enumerate(asks[name].blocks)
+                for number, block in enumerate(queries[name].blocks)
             )
             found[name] = Sums(vectors, count)
         return found

@@ -1,8 +1,7 @@
-"""The ledger: every release of private data in a run, and what all of them together may cost.
+"""The ledger: every release of private data in a run, and what all releases together cost.
 
-A release is anything that leaves the clients' side with noise (or without) and depends on images:
-a bank, a threshold, a calibration, in every round. The ledger adds them up exactly, refuses what
-would pass the budget, and says in one sentence what is then guaranteed.
+The ledger adds releases up exactly, refuses those that would exceed the budget, and states the
+resulting guarantee in one sentence.
 """
 
 import json
@@ -12,14 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from src.privacy.accounting import composed, epsilon_for, mu_for
+from src.privacy.accounting import compose, epsilon_for, mu_for
 from src.storage.atomic import write_whole
 
 Unit = Literal["image", "group", "client"]
 Adjacency = Literal["null", "replace"]  # the record becomes a null record, or another record
 
 FEW_CLIENTS = 100
-ROUNDING = 1e-9  # relative, by which a sum of parts of a budget may pass it
+TOLERANCE = 1e-9  # relative, by which rounding may lift a sum of parts above the budget
 
 UNITS = {
     "image": "one of {} training images",
@@ -30,7 +29,7 @@ CHANGES = {"null": "had been left out", "replace": "had been replaced by anythin
 
 
 class BudgetExceeded(ValueError):
-    """Releases that would cost more than the budget; the message says what and how much."""
+    """Releases would cost more than the budget; the message says which and how much."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Budget:
     """What all releases together may cost, and who is protected.
 
     Attributes:
-        epsilon, delta: of the guarantee.
-        records: images or clients, as the unit says; their number is public. Groups of images are
-            counted by their images, of which there are no fewer.
+        epsilon, delta: the guarantee.
+        records: number of images or clients, as the unit says; the number is public. For groups it
+            is the number of images, which is at least that of groups.
         unit: what one record is.
         adjacency: how two data sets differ that must be hard to tell apart.
 
@@ -66,8 +65,8 @@ class Budget:
             )
 
     @property
-    def caution(self) -> str:
-        """What to know before such a budget is spent, in a sentence; mostly nothing."""
+    def warning(self) -> str:
+        """Warning to log for this budget, or an empty string."""
         if self.unit != "client" or self.records >= FEW_CLIENTS:
             return ""
         return (
@@ -83,31 +82,31 @@ class Budget:
 
 @dataclass(frozen=True)
 class Release:
-    """One sum with noise that left the clients' side, or is about to.
+    """One noisy sum that left the clients' side, or is about to.
 
     Attributes:
-        name: which step released it, as "moments: mean".
+        name: the step and the sum, as "moments: mean".
+        what: the content in words, for the report.
+        sensitivity: Δ, the largest change by one record (L2 norm).
+        sigma: standard deviation of the noise in each coordinate.
         round: in which round.
-        what: in words, for the report.
-        sensitivity: Δ, the most by which one record changes it (L2 norm); infinite if unbounded.
-        sigma: standard deviation of the noise in each coordinate; 0 for none.
         bank: whose images were read. Images of different banks are different images.
-        unit, adjacency: of which change Δ is the bound.
-        replayable: whether its noise can be drawn again, as from a seed; it then hides nothing.
+        unit, adjacency: the change that Δ bounds.
+        replayable: whether the noise can be drawn again, as from a seed; it then hides nothing.
     """
 
     name: str
-    round: int
     what: str
     sensitivity: float
     sigma: float
+    round: int = 1
     bank: str = "shared"
     unit: Unit = "image"
     adjacency: Adjacency = "null"
     replayable: bool = False
 
     def __post_init__(self) -> None:
-        if not self.sensitivity > 0 or not 0 <= self.sigma < math.inf:
+        if not (0 < self.sensitivity < math.inf and 0 < self.sigma < math.inf):
             raise ValueError(
                 f"release {self.name}: a sensitivity of {self.sensitivity} and noise of "
                 f"{self.sigma} cannot be accounted"
@@ -115,55 +114,51 @@ class Release:
 
     @property
     def mu(self) -> float:
-        """What it costs: Δ/σ, infinite where nothing is hidden."""
-        return self.sensitivity / self.sigma if self.sigma else math.inf
+        """Its cost, Δ/σ."""
+        return self.sensitivity / self.sigma
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """All releases of a run. Without a budget they are written down and nothing is promised."""
+    """All releases of a run, and the budget that they must keep to."""
 
-    budget: Budget | None = None
+    budget: Budget
     releases: tuple[Release, ...] = ()
 
     @property
     def mu(self) -> float:
-        """What all releases cost together.
+        """The cost of all releases together.
 
-        An image, or a group, is in one bank: releases of different banks do not add up. A client
-        may be in all.
+        An image or a group is in one bank, so releases of different banks do not add up. A client
+        may be in all banks.
         """
-        unit = self.budget.unit if self.budget else "image"
-        banks = {r.bank for r in self.releases} if unit != "client" else {None}
-        return max(
-            (composed(r.mu for r in self.releases if bank in (None, r.bank)) for bank in banks),
-            default=0.0,
-        )
+        if self.budget.unit == "client":
+            return compose(release.mu for release in self.releases)
+        by_bank: dict[str, list[float]] = {}
+        for release in self.releases:
+            by_bank.setdefault(release.bank, []).append(release.mu)
+        return max(map(compose, by_bank.values()), default=0.0)
 
     @property
     def epsilon(self) -> float:
-        """ε at the budget's δ of all releases so far; infinite without a budget or a bound."""
-        if self.budget is None or math.isinf(self.mu):
-            return math.inf if self.releases else 0.0
+        """ε of all releases so far, at the budget's δ."""
         return epsilon_for(self.mu, self.budget.delta)
 
-    def adding(self, releases: Sequence[Release]) -> "Ledger":
-        """The ledger with more releases; ask before they are made.
+    def with_releases(self, releases: Sequence[Release]) -> "Ledger":
+        """The ledger with more releases; call it before they are made.
 
         Raises:
             BudgetExceeded: all together would cost more than the budget.
-            ValueError: a release is of another unit or adjacency.
+            ValueError: a release is for another unit or adjacency than the budget.
         """
-        grown = replace(self, releases=(*self.releases, *releases))
-        if self.budget is None:
-            return grown
         for release in releases:
             if (release.unit, release.adjacency) != (self.budget.unit, self.budget.adjacency):
                 raise ValueError(
                     f"release {release.name} is bounded for {release.unit}, {release.adjacency}; "
                     f"the budget is for {self.budget.unit}, {self.budget.adjacency}"
                 )
-        if grown.mu > self.budget.mu * (1 + ROUNDING):
+        grown = replace(self, releases=(*self.releases, *releases))
+        if grown.mu > self.budget.mu * (1 + TOLERANCE):
             names = ", ".join(f"{r.name} (round {r.round})" for r in releases)
             raise BudgetExceeded(
                 f"privacy: {names} would bring ε to {grown.epsilon:.4g} at δ = "
@@ -174,15 +169,10 @@ class Ledger:
 
 
 def guarantee(ledger: Ledger) -> str:
-    """What is guaranteed, to whom and for which unit, in one sentence."""
+    """The guarantee, for whom and for which unit, in one sentence."""
     if not ledger.releases:
         return "Nothing that depends on private images has been released."
     budget = ledger.budget
-    if budget is None or math.isinf(ledger.mu):
-        return (
-            "Guarantee: none at image level, since what was released has no bound on what one "
-            "image changes, or no noise for it."
-        )
     record = UNITS[budget.unit].format(budget.records)
     if any(release.replayable for release in ledger.releases):
         return (
@@ -199,39 +189,27 @@ def guarantee(ledger: Ledger) -> str:
 
 
 def write_ledger(path: str | Path, ledger: Ledger) -> None:
-    """Write a ledger as JSON, whole or not at all; numbers without bound become null."""
-    releases = [asdict(r) | {"mu": r.mu} for r in ledger.releases]
+    """Write a ledger as JSON, whole or not at all."""
     content = {
         "guarantee": guarantee(ledger),
-        "budget": asdict(ledger.budget) if ledger.budget else None,
-        "mu": _or_none(ledger.mu),
-        "epsilon": _or_none(ledger.epsilon),
-        "releases": [{k: _or_none(v) for k, v in r.items()} for r in releases],
+        "budget": asdict(ledger.budget),
+        "mu": ledger.mu,
+        "epsilon": ledger.epsilon,
+        "releases": [asdict(release) | {"mu": release.mu} for release in ledger.releases],
     }
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_ledger(path: str | Path) -> Ledger:
-    """A ledger as it was written.
+    """Read a ledger that `write_ledger` wrote.
 
     Raises:
-        ValueError: the file is not a ledger, or its releases pass its own budget.
+        ValueError: the file is not a ledger, or its releases exceed its own budget.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        budget = Budget(**content["budget"]) if content["budget"] else None
-        releases = [_release(entry) for entry in content["releases"]]
-        return Ledger(budget).adding(releases)
-    except (KeyError, TypeError, ValueError) as fault:
-        raise ValueError(f"{path} is not a privacy ledger that holds: {fault}") from fault
-
-
-def _release(entry: dict) -> Release:
-    known = {key: value for key, value in entry.items() if key != "mu"}
-    if known["sensitivity"] is None:
-        known["sensitivity"] = math.inf
-    return Release(**known)
-
-
-def _or_none(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        entries = [{k: v for k, v in entry.items() if k != "mu"} for entry in content["releases"]]
+        releases = [Release(**entry) for entry in entries]
+        return Ledger(Budget(**content["budget"])).with_releases(releases)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a valid privacy ledger: {error}") from error

@@ -4,26 +4,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from single_bank import ask_clients, run_bank
 
-from src.privacy.mechanisms.denoise import denoised, noise_edge, shrunk
+from src.privacy.clipping import normalize_patches
+from src.privacy.mechanisms.denoise import denoise_covariance, noise_edge, shrink
 from src.privacy.mechanisms.gaussian import GaussianSettings, dp_gaussian
-from src.privacy.queries import to_matrix, unit_patches
-from src.privacy.runner import (
-    Mechanism,
-    PrivateBank,
-    Terms,
-    in_process,
-    run_mechanism,
-    seeded_noise,
-)
+from src.privacy.noise import seeded_noise
+from src.privacy.queries import to_matrix
+from src.privacy.runner import Mechanism, PrivacyParams, PrivateBank
 
 DIM = 5
-WIDE = GaussianSettings(far_limit=2, near_limit=2, square_limit=5)
-EXACT = Terms(1e9)
+WIDE = GaussianSettings(centre_limit=2, mean_limit=2, square_limit=5)
+EXACT = PrivacyParams(1e9)
 
 
-def run(mechanism: Mechanism, images, terms: Terms, seed: int = 0) -> PrivateBank:
-    return run_mechanism(mechanism, in_process([images]), terms, seeded_noise(seed), list)
+def run(mechanism: Mechanism, images, params: PrivacyParams, seed: int = 0) -> PrivateBank:
+    return run_bank(mechanism, ask_clients(images), params, seeded_noise(seed))
 
 
 def two_kinds(count: int = 60) -> tuple[list[np.ndarray], np.ndarray]:
@@ -32,7 +28,7 @@ def two_kinds(count: int = 60) -> tuple[list[np.ndarray], np.ndarray]:
     images = []
     for _ in range(count):
         axis = rng.integers(2, size=30)
-        images.append(unit_patches(np.eye(DIM)[axis] + rng.normal(0, 0.05, (30, DIM))))
+        images.append(normalize_patches(np.eye(DIM)[axis] + rng.normal(0, 0.05, (30, DIM))))
     pooled = np.concatenate(images)
     return images, np.array([pooled[pooled[:, i] > 0.5].mean(0) for i in range(2)])
 
@@ -47,7 +43,7 @@ def test_without_noise_or_clipping_the_gaussian_is_that_of_all_patches() -> None
     inverse = np.linalg.inv(np.cov(pooled.T, bias=True))
     away = pooled - pooled.mean(0)
     plain = np.einsum("pi,ij,pj->p", away, inverse, away)
-    np.testing.assert_allclose(bank.squared_distances(pooled), plain, rtol=1e-4)
+    np.testing.assert_allclose((whitened**2).sum(1), plain, rtol=1e-4)
 
 
 def symmetric_noise(rng: np.random.Generator, dim: int, sigma: float) -> np.ndarray:
@@ -66,7 +62,7 @@ def test_what_stands_out_of_the_noise_is_found_and_the_rest_is_nearer_the_truth(
     dim, sigma = 60, 0.1
     truth = np.concatenate([[20.0, 10.0], np.linspace(2, 0.5, dim - 2)])
     noisy = np.diag(truth) + symmetric_noise(rng, dim, sigma)
-    values, vectors, kept = denoised(noisy, sigma)
+    values, vectors, kept = denoise_covariance(noisy, sigma)
     assert kept >= 2
     assert values[:2] == pytest.approx([20, 10], rel=0.05)
     assert np.abs(np.diag(vectors[:2, :2])).min() > 0.99
@@ -79,7 +75,7 @@ def test_what_stands_out_of_the_noise_is_found_and_the_rest_is_nearer_the_truth(
 
 def test_without_noise_a_covariance_stays_as_it_is() -> None:
     truth = np.linspace(3, 1, DIM)
-    values, _, kept = denoised(np.diag(truth), 0.0)
+    values, _, kept = denoise_covariance(np.diag(truth), 0.0)
     np.testing.assert_allclose(values, truth)
     assert kept == DIM
 
@@ -87,7 +83,7 @@ def test_without_noise_a_covariance_stays_as_it_is() -> None:
 def test_eigenvalues_stay_positive_where_noise_is_all_there_is() -> None:
     for seed in range(20):
         noise = symmetric_noise(np.random.default_rng(seed), DIM, 5.0)
-        values, _, _ = denoised(noise - 3 * np.eye(DIM), 5.0)
+        values, _, _ = denoise_covariance(noise - 3 * np.eye(DIM), 5.0)
         assert (values > 0).all()
 
 
@@ -95,14 +91,14 @@ def test_public_images_give_the_centre_and_what_noise_hides() -> None:
     """Public and private patches of one kind: under much noise the public covariance shows."""
     rng = np.random.default_rng(0)
     scale = np.array([0.3, 0.1, 0.03, 0.01, 0.003])
-    images = [unit_patches(1 + scale * rng.normal(size=(40, DIM))) for _ in range(200)]
-    public = unit_patches(1 + scale * rng.normal(size=(2000, DIM)))
+    images = [normalize_patches(1 + scale * rng.normal(size=(40, DIM))) for _ in range(200)]
+    public = normalize_patches(1 + scale * rng.normal(size=(2000, DIM)))
     truth = np.cov(np.concatenate(images).T)
     mechanism = dp_gaussian(DIM, GaussianSettings(), public)
-    bank = run(mechanism, images, Terms(0.05))
+    bank = run(mechanism, images, PrivacyParams(0.05))
     np.testing.assert_allclose(bank.origin, np.concatenate(images).mean(0), atol=0.05)
     found = np.linalg.inv(bank.basis @ bank.basis.T)
-    alone = run(dp_gaussian(DIM, GaussianSettings()), images, Terms(0.05))
+    alone = run(dp_gaussian(DIM, GaussianSettings()), images, PrivacyParams(0.05))
     without = np.linalg.inv(alone.basis @ alone.basis.T)
 
     def angle(one: np.ndarray) -> float:
@@ -114,17 +110,16 @@ def test_public_images_give_the_centre_and_what_noise_hides() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_shrinking_never_turns_or_lengthens_and_leaves_clear_signals(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    rows = rng.normal(0, 10.0 ** rng.uniform(-3, 3), (4, DIM))
-    sigmas = 10.0 ** rng.uniform(-3, 3, 4)
-    kept = shrunk(rows, sigmas)
-    ratio = np.linalg.norm(kept, axis=1) / np.linalg.norm(rows, axis=1)
-    assert (ratio <= 1).all()
-    np.testing.assert_allclose(kept, rows * ratio[:, None], rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(shrunk(rows, 0 * sigmas), rows)
+    vector = rng.normal(0, 10.0 ** rng.uniform(-3, 3), DIM)
+    shrunk = shrink(vector, 10.0 ** rng.uniform(-3, 3))
+    ratio = np.linalg.norm(shrunk) / np.linalg.norm(vector)
+    assert ratio <= 1
+    np.testing.assert_allclose(shrunk, vector * ratio, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(shrink(vector, 0.0), vector)
 
 
-def test_shrinking_lowers_the_error_of_small_rows_in_noise() -> None:
+def test_shrinking_lowers_the_error_of_small_vectors_in_noise() -> None:
     rng = np.random.default_rng(0)
     noisy = 0.1 + rng.normal(0, 1, (500, 30))
-    error = ((shrunk(noisy, np.ones(500)) - 0.1) ** 2).sum(1).mean()
+    error = ((np.stack([shrink(row, 1.0) for row in noisy]) - 0.1) ** 2).sum(1).mean()
     assert error < 0.2 * ((noisy - 0.1) ** 2).sum(1).mean()

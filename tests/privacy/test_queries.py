@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.privacy.clipping import clip, normalize_patches
 from src.privacy.queries import (
-    Ask,
-    Means,
-    Moments,
-    Scores,
-    added,
-    bounded,
-    contribution,
-    summed,
+    MeanQuery,
+    MomentQuery,
+    ScoreQuery,
+    SumQuery,
+    add_sums,
+    clipped_vectors,
+    sum_records,
     to_matrix,
     to_vector,
-    unit_patches,
 )
 
 DIM = 4
+BANK = (np.zeros((1, 1)), np.zeros(1), np.eye(1))
 KINDS = (
     "noise",
     "constant",
@@ -65,47 +65,47 @@ def records(draw, least: int = 1) -> list[np.ndarray]:
 
 
 @st.composite
-def asks(draw) -> Ask:
+def queries(draw) -> SumQuery:
     rng = np.random.default_rng(draw(seeds))
     limit, scale = 10.0 ** rng.uniform(-3, 1, 2)
     centre = rng.normal(0, scale, DIM)
     match draw(st.sampled_from(["means", "moments"])):
         case "means":
-            return Means(centre, limit)
+            return MeanQuery(centre, limit)
         case _:
-            return Moments(centre, limit, scale)
+            return MomentQuery(centre, limit, scale)
 
 
-@given(asks(), records(least=2), st.data())
-def test_an_image_left_out_or_replaced_moves_no_sum_beyond_its_sensitivity(ask, images, data):
+@given(queries(), records(least=2), st.data())
+def test_an_image_left_out_or_replaced_moves_no_sum_beyond_its_sensitivity(query, images, data):
     which = data.draw(st.integers(0, len(images) - 2))
     *images, other = images
-    there = summed(ask, images)
-    without = summed(ask, images[:which] + images[which + 1 :])
-    replaced = summed(ask, [*images[:which], other, *images[which + 1 :]])
-    for block, one, two, three in zip(ask.blocks, there, without, replaced, strict=True):
+    there = sum_records(query, images)
+    without = sum_records(query, images[:which] + images[which + 1 :])
+    replaced = sum_records(query, [*images[:which], other, *images[which + 1 :]])
+    for block, one, two, three in zip(query.blocks, there, without, replaced, strict=True):
         rounding = 1e-12 * block.limit * len(images)
         assert np.linalg.norm(one - two) <= block.sensitivity("null") + rounding
         assert np.linalg.norm(one - three) <= block.sensitivity("replace") + rounding
 
 
-@given(asks(), records(), records())
-def test_a_single_contribution_keeps_its_limit_exactly(ask, images, others) -> None:
+@given(queries(), records(), records())
+def test_a_single_contribution_keeps_its_limit_exactly(query, images, others) -> None:
     for one, other in zip(images, others, strict=False):
-        given_, changed = contribution(ask, one), contribution(ask, other)
-        for block, vector, second in zip(ask.blocks, given_, changed, strict=True):
+        given_, changed = clipped_vectors(query, one), clipped_vectors(query, other)
+        for block, vector, second in zip(query.blocks, given_, changed, strict=True):
             assert vector.shape == (block.size,)
             assert np.linalg.norm(vector) <= block.limit
             if block.acute:
                 assert vector @ second >= -1e-12 * block.limit**2
 
 
-@given(asks(), records(), seeds)
-def test_clients_sums_add_up_to_the_sum_over_all_images(ask, images, seed: int) -> None:
+@given(queries(), records(), seeds)
+def test_clients_sums_add_up_to_the_sum_over_all_images(query, images, seed: int) -> None:
     owner = np.random.default_rng(seed).integers(3, size=len(images))
     clients = [[i for i, k in zip(images, owner, strict=True) if k == c] for c in range(3)]
-    together = added([summed(ask, client) for client in clients])
-    for part, whole in zip(together, summed(ask, images), strict=True):
+    together = add_sums([sum_records(query, client) for client in clients])
+    for part, whole in zip(together, sum_records(query, images), strict=True):
         np.testing.assert_allclose(part, whole, atol=1e-12)
 
 
@@ -120,7 +120,7 @@ def test_a_symmetric_matrix_keeps_its_norm_as_a_vector_and_comes_back(seed: int)
 @given(st.sampled_from(KINDS), seeds, st.floats(1e-6, 1e6))
 def test_what_is_within_the_limit_stays_as_it_is(kind: str, seed: int, limit: float) -> None:
     vector = image(kind, seed).ravel()
-    kept = bounded(vector, limit)
+    kept = clip(vector, limit)
     assert np.linalg.norm(kept) <= limit
     largest = np.abs(vector).max()
     if largest < limit / len(vector):
@@ -138,32 +138,32 @@ def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
     patches = image("noise", 0)
     patches[1, 2] = bad
     with pytest.raises(ValueError, match="NaN or infinite"):
-        contribution(Means(np.zeros(DIM), 1.0), patches)
+        clipped_vectors(MeanQuery(np.zeros(DIM), 1.0), patches)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        bounded(patches, 1.0)
+        clip(patches, 1.0)
 
 
 @pytest.mark.parametrize("shape", [(0, DIM), (DIM,), (3, 0), (2, 2, DIM)])
 def test_records_without_patches_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must be \[P, D\]"):
-        unit_patches(np.zeros(shape))
+        normalize_patches(np.zeros(shape))
 
 
 def test_a_client_without_images_gives_zeros() -> None:
-    assert [part.tolist() for part in summed(Means(np.zeros(2), 1.0), [])] == [[0.0, 0.0]]
+    assert [part.tolist() for part in sum_records(MeanQuery(np.zeros(2), 1.0), [])] == [[0.0, 0.0]]
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=9))
 def test_scores_count_in_their_bins(scores) -> None:
-    ask = Scores(np.zeros((1, 1)), 1.0, 16.0, 4)  # bins from 1, 2, 4 and 8 on
-    [shares] = ask.measure(np.array([score]) for score in scores)
+    query = ScoreQuery(*BANK, 1.0, 16.0, 4)  # bins from 1, 2, 4 and 8 on
+    [shares] = query.measure(np.array([score]) for score in scores)
     plain = np.zeros(4)
     for score in scores:
         plain[0 if score < 2 else 1 if score < 4 else 2 if score < 8 else 3] += 1 / len(scores)
     np.testing.assert_allclose(shares, plain)
-    assert np.linalg.norm(contribution(ask, [np.array([s]) for s in scores])[0]) <= 1
+    assert np.linalg.norm(clipped_vectors(query, [np.array([s]) for s in scores])[0]) <= 1
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN or infinite"):
-        contribution(Scores(np.zeros((1, 1)), 1.0, 2.0, 3), np.array([np.inf]))
+        clipped_vectors(ScoreQuery(*BANK, 1.0, 2.0, 3), np.array([np.inf]))

@@ -17,25 +17,19 @@ from fl.config import ConfigError, Settings
 from fl.server.checkpoint import ROUND
 from fl.server.exchanges import ask_holdings
 from fl.server.federation import Federation, RoundFailed
-from fl.server.ledger_store import Books
+from fl.server.ledger_store import LedgerStore
 from fl.server.protocols.base import Protocol, register
 from fl.server.state import ClientRecord, ServerState
 from fl.setup.public import public_patches
 from fl.wire.envelope import check_size
-from fl.wire.sums import pack_asks, unpack_sums
+from fl.wire.sums import pack_queries, unpack_sums
 from src.federated.bank_set import BankSet
 from src.federated.types import BankRefused, MergedBank
 from src.models.feature_transform import FeatureTransform
 from src.privacy.ledger import guarantee
-from src.privacy.queries import Ask, added
-from src.privacy.runner import (
-    Noise,
-    PrivateBank,
-    Sums,
-    run_mechanisms,
-    seeded_noise,
-    system_noise,
-)
+from src.privacy.noise import Noise, seeded_noise, system_noise
+from src.privacy.queries import SumQuery, add_sums
+from src.privacy.runner import PrivateBank, Sums, planned_releases, run_mechanisms
 from src.storage.run_metrics import PrivacyReport, ReleaseInfo
 
 TRUST = (
@@ -61,12 +55,12 @@ class PrivateProtocol(Protocol):
 
     def __init__(self, settings: Settings, out: Path) -> None:
         super().__init__(settings, out)
-        assert settings.plan
-        self.plan = settings.plan
+        assert settings.mechanism
+        self.mechanism = settings.mechanism
         try:
-            self.books = Books(out, settings.privacy_ledger, settings.resume)
-            if not self.books.had:
-                self.books.room(self.plan.budget(1))  # the number of records does not matter here
+            self.store = LedgerStore(out, settings.privacy_ledger, settings.resume)
+            if not self.store.recorded:
+                self.store.remaining_budget(self.mechanism.budget(1))  # of any number of records
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -81,8 +75,8 @@ class PrivateProtocol(Protocol):
 
     @property
     def has_unfinished_round(self) -> bool:
-        """Whether answers of an interrupted round are kept: to ask again would cost again."""
-        return bool(self.books.had) and not (self.out / ROUND).exists()
+        """Whether noisy sums of an interrupted round are kept: asking again would cost again."""
+        return bool(self.store.recorded) and not (self.out / ROUND).exists()
 
     def run_round(self, federation: Federation, state: ServerState) -> ServerState:
         """Run the mechanism of each bank to its end.
@@ -103,8 +97,10 @@ class PrivateProtocol(Protocol):
 
     def privacy_report(self) -> PrivacyReport:
         """What the ledger guarantees to whom."""
-        ledger, budget = self.books.ledger, self.books.ledger.budget
-        assert budget
+        ledger = self.store.ledger
+        if ledger is None:  # of a finished run that is evaluated again
+            raise ConfigError(f"{self.store.path} is missing: it says what the run has released")
+        budget = ledger.budget
         return PrivacyReport(
             mechanism=self.settings.privacy_mechanism,
             guarantee=guarantee(ledger),
@@ -116,45 +112,45 @@ class PrivateProtocol(Protocol):
             records=budget.records,
             noise=NOISE[self.settings.privacy_noise],
             trust=TRUST,
-            caution=budget.caution or None,
+            caution=budget.warning or None,
             releases=[
                 ReleaseInfo(name=r.name, bank=r.bank, what=r.what, mu=r.mu) for r in ledger.releases
             ],
         )
 
     def _run_mechanisms(self, federation: Federation, state: ServerState) -> dict[str, PrivateBank]:
-        settings, model, books = self.settings, federation.model, self.books
+        settings, model, store = self.settings, federation.model, self.store
         images = _images(state)
         names = sorted(images)
-        records = len(state.clients) if self.plan.unit == "client" else sum(images.values())
+        records = len(state.clients) if self.mechanism.unit == "client" else sum(images.values())
         dim = model.backbone.get_feature_dim()
-        budget = self.plan.budget(records)
-        terms = self.plan.terms(books.begin(f"{self.plan}, {names}", budget), len(names))
-        terms = replace(terms, replayable=settings.privacy_noise == "seed")
+        budget = self.mechanism.budget(records)
+        mu = store.begin(f"{self.mechanism}, {names}", budget)
+        params = self.mechanism.params(mu, len(names), settings.privacy_noise == "seed")
         public = {name: public_patches(settings, model, name) for name in names}
-        fresh = {name: self.plan.start(dim, public[name]) for name in names}
-        books.open(budget, self.plan.releases(terms, fresh))
-        if budget.caution:
-            log.warning(budget.caution)
+        fresh = {name: self.mechanism.start(dim, public[name]) for name in names}
+        store.open(budget, planned_releases(fresh, params))
+        if budget.warning:
+            log.warning(budget.warning)
         return run_mechanisms(
-            {name: self.plan.start(dim, public[name]) for name in names},
-            lambda asks: self._ask(federation, state, asks),
-            terms,
+            {name: self.mechanism.start(dim, public[name]) for name in names},
+            lambda queries: self._ask(federation, state, queries),
+            params,
             self._noise(),
-            books.note,
-            had=books.had,
-            keep=books.keep,
+            store.reserve,
+            recorded=store.recorded,
+            record=store.record,
         )
 
     def _ask(
-        self, federation: Federation, state: ServerState, asks: Mapping[str, Ask]
+        self, federation: Federation, state: ServerState, queries: Mapping[str, SumQuery]
     ) -> dict[str, Sums]:
         """Sums over the records of all clients, added in the order of the clients' numbers."""
-        request, settings = pack_asks(asks), self.settings
+        request, settings = pack_queries(queries), self.settings
 
         def parse(client: int, content: RecordDict) -> dict[str, Sums]:
             check_size(content, settings.merge_max_rows, settings.merge_max_mb * 2**20)
-            sums = unpack_sums(content, asks)
+            sums = unpack_sums(content, queries)
             self._check_records(state.clients.get(client, ClientRecord({})), sums)
             return sums
 
@@ -166,11 +162,11 @@ class PrivateProtocol(Protocol):
             purpose="gave its sums",
         )
         totals = {}
-        for name in asks:
+        for name in queries:
             parts = [sums[name] for sums in answers.values() if name in sums]
             if not parts:
                 raise RoundFailed(f"no client that holds images of {name} gave its sums")
-            vectors = added(part.vectors for part in parts)
+            vectors = add_sums(part.vectors for part in parts)
             totals[name] = Sums(vectors, sum(part.records for part in parts))
         return totals
 
@@ -187,11 +183,12 @@ class PrivateProtocol(Protocol):
                 )
 
     def _noise(self) -> Noise:
-        """The system's randomness, or a seed's, which goes on after the answers that are kept."""
+        """The system's randomness, or a seed's, which continues after the recorded noise."""
         if self.settings.privacy_noise == "system":
             return system_noise
         noise = seeded_noise(self.settings.seed)
-        noise(sum(v.size for answers in self.books.had for a in answers.values() for v in a.sums))
+        exchanges = (replies.values() for replies in self.store.recorded)
+        noise(sum(v.size for replies in exchanges for reply in replies for v in reply.vectors))
         return noise
 
 
@@ -206,4 +203,4 @@ def _images(state: ServerState) -> dict[str, int]:
 
 def _merged_bank(bank: PrivateBank) -> MergedBank:
     rows = bank.rows.astype(np.float32)
-    return MergedBank(rows, FeatureTransform(bank.origin, bank.basis), log_scores=bank.scores)
+    return MergedBank(rows, FeatureTransform(bank.origin, bank.basis), log_scores=bank.log_scores)

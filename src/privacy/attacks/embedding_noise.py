@@ -8,8 +8,8 @@ other images enter the bank.
 import numpy as np
 
 from src.privacy.accounting import mu_for
-from src.privacy.queries import unit_patches
-from src.privacy.runner import Noise
+from src.privacy.clipping import normalize_patches
+from src.privacy.noise import Noise
 
 NO_GUARANTEE = (
     "Guarantee: none for an image, since the noise is set for one vector and an image owns many."
@@ -23,7 +23,7 @@ def sigma_for_vector(epsilon: float, delta: float) -> float:
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Rows [K, D] of unit length, float32, as a bank holds them."""
-    return unit_patches(rows).astype(np.float32)
+    return normalize_patches(rows).astype(np.float32)
 
 
 def add_embedding_noise(rows: np.ndarray, sigma: float, noise: Noise) -> np.ndarray:
@@ -55,4 +55,4 @@ def noisy_row_scores(
 
 def outlier_patches(norm: float, dim: int, count: int, random: np.random.Generator) -> np.ndarray:
     """Patches [count, dim] of an unusual image: random directions, each of length `norm`."""
-    return norm * unit_patches(random.standard_normal((count, dim)))
+    return norm * normalize_patches(random.standard_normal((count, dim)))

@@ -1,81 +1,65 @@
-"""Inversion: what of an image a vector of its patch gives away, by a linear decoder."""
+"""Inversion: what a patch vector reveals of the image, by a linear decoder."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-SIDE = 16  # pixels of the square that is seen at a patch
+SIDE = 16  # pixels, of the square that is decoded at a patch
 
 
 @dataclass(frozen=True)
-class Inversion:
-    """What a decoder made of vectors.
+class Decoder:
+    """A ridge regression from vectors [N, D] to pixels [N, Q]."""
 
-    Attributes:
-        pixels: [N, Q], its reconstructions.
-        correlations: [N] with the originals; 0 where either is all of one value.
+    weights: np.ndarray  # [D, Q]
+    mean: np.ndarray  # [D]
+    mean_pixels: np.ndarray  # [Q]
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray, pixels: np.ndarray, ridge: float = 1e-3) -> Self:
+        """Learn from patches that the attacker holds.
+
+        Args:
+            vectors: [M, D].
+            pixels: [M, Q], what is seen at those patches.
+            ridge: weight of the penalty, as a multiple of the vectors' mean variance.
+        """
+        vectors, pixels = np.asarray(vectors, float), np.asarray(pixels, float)
+        mean, mean_pixels = vectors.mean(0), pixels.mean(0)
+        centred = vectors - mean
+        covariance = centred.T @ centred / len(centred)
+        penalty = ridge * max(np.trace(covariance) / len(covariance), 1e-12)
+        cross = centred.T @ (pixels - mean_pixels) / len(centred)
+        weights = np.linalg.solve(covariance + penalty * np.eye(len(covariance)), cross)
+        return cls(weights, mean, mean_pixels)
+
+    def decode(self, vectors: np.ndarray) -> np.ndarray:
+        """Pixels [N, Q] of vectors [N, D]."""
+        return (np.asarray(vectors, float) - self.mean) @ self.weights + self.mean_pixels
+
+
+def correlations(decoded: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """Pearson correlation of each row [N]; 0 where either has all pixels alike.
+
+    Their median is a lower bound on what a better decoder reaches.
     """
-
-    pixels: np.ndarray
-    correlations: np.ndarray
-
-    @property
-    def median(self) -> float:
-        """Median correlation: a lower bound on what a better decoder would reach."""
-        return float(np.median(self.correlations))
+    decoded = decoded - decoded.mean(1, keepdims=True)
+    originals = originals - originals.mean(1, keepdims=True)
+    norms = np.linalg.norm(decoded, axis=1) * np.linalg.norm(originals, axis=1)
+    products = (decoded * originals).sum(1)
+    return np.divide(products, norms, out=np.zeros(len(decoded)), where=norms > 1e-12)
 
 
-def invert(
-    known: np.ndarray,
-    known_pixels: np.ndarray,
-    vectors: np.ndarray,
-    pixels: np.ndarray,
-    ridge: float = 1e-3,
-) -> Inversion:
-    """Decode vectors by a ridge regression on an attacker's own images.
+def patch_pixels(image: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The pixels at each patch of an image: [h w, SIDE²], squares around the patches' middles.
 
     Args:
-        known: [M, D], vectors of patches that the attacker holds.
-        known_pixels: [M, Q], what is seen at those patches.
-        vectors: [N, D], to be decoded.
-        pixels: [N, Q], what they show, to judge by.
-        ridge: weight of the penalty, as a multiple of the vectors' mean variance.
-
-    Raises:
-        ValueError: counts or dimensions that do not agree, or no row.
+        image: [H, W], as the network receives it; no side below SIDE / 2.
+        grid: (h, w) of its patches. Beyond the image's edges, squares are mirrored.
     """
-    agree = len(known) == len(known_pixels) and len(vectors) == len(pixels)
-    if not (agree and len(known) and len(vectors) and known.shape[1] == vectors.shape[1]):
-        raise ValueError("vectors and pixels of an inversion must agree in number and dimension")
-    known, known_pixels = np.asarray(known, float), np.asarray(known_pixels, float)
-    mean, mean_pixels = known.mean(0), known_pixels.mean(0)
-    away = known - mean
-    square = away.T @ away / len(away)
-    penalty = ridge * max(np.trace(square) / len(square), 1e-12)
-    cross = away.T @ (known_pixels - mean_pixels) / len(away)
-    decoder = np.linalg.solve(square + penalty * np.eye(len(square)), cross)
-    made = (np.asarray(vectors, float) - mean) @ decoder + mean_pixels
-    return Inversion(made, _correlations(made, np.asarray(pixels, float)))
-
-
-def _correlations(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    one = one - one.mean(1, keepdims=True)
-    other = other - other.mean(1, keepdims=True)
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    products = (one * other).sum(1)
-    return np.divide(products, lengths, out=np.zeros(len(one)), where=lengths > 1e-12)
-
-
-def patch_pixels(image: np.ndarray, grid: tuple[int, int], side: int = SIDE) -> np.ndarray:
-    """What is seen at each patch of an image: [h w, side²], squares about the patches' middles.
-
-    Args:
-        image: [H, W], as it went through the network; no side below `side` / 2.
-        grid: (h, w) of its patches.
-        side: of a square, in pixels; beyond the image's edges it is mirrored.
-    """
-    windows = sliding_window_view(np.pad(image, side // 2, "reflect"), (side, side))
+    windows = sliding_window_view(np.pad(image, SIDE // 2, "reflect"), (SIDE, SIDE))
     rows, columns = (
         ((np.arange(count) + 0.5) * length / count).astype(int)
         for count, length in zip(grid, image.shape, strict=True)
@@ -83,26 +67,25 @@ def patch_pixels(image: np.ndarray, grid: tuple[int, int], side: int = SIDE) -> 
     return windows[rows][:, columns].reshape(len(rows) * len(columns), -1)
 
 
-def painted(
-    shape: tuple[int, int], grid: tuple[int, int], places: np.ndarray, pixels: np.ndarray
+def paint_patches(
+    shape: tuple[int, ...], grid: tuple[int, int], places: np.ndarray, pixels: np.ndarray
 ) -> np.ndarray:
-    """An image [H, W] of squares at some of its patches, means where they overlap, NaN elsewhere.
+    """An image [H, W] of squares at some of its patches: means where they overlap, NaN elsewhere.
 
     Args:
         shape: (H, W).
         grid: (h, w) of its patches.
-        places: [N] of patches, row by row.
-        pixels: [N, side²], what is seen there.
+        places: [N], indices of patches in row-major order.
+        pixels: [N, SIDE²], what is seen there.
     """
-    side = round(pixels.shape[1] ** 0.5)
-    total, count = (np.zeros([length + side for length in shape]) for _ in range(2))
+    total, count = (np.zeros([length + SIDE for length in shape]) for _ in range(2))
     for place, square in zip(places, pixels, strict=True):
         row, column = (
-            int((at + 0.5) * length / number)
-            for at, length, number in zip(divmod(int(place), grid[1]), shape, grid, strict=True)
+            int((index + 0.5) * length / number)
+            for index, length, number in zip(divmod(place, grid[1]), shape, grid, strict=True)
         )
-        total[row : row + side, column : column + side] += square.reshape(side, side)
-        count[row : row + side, column : column + side] += 1
-    inner = tuple(slice(side // 2, side // 2 + length) for length in shape)
+        total[row : row + SIDE, column : column + SIDE] += square.reshape(SIDE, SIDE)
+        count[row : row + SIDE, column : column + SIDE] += 1
+    inner = tuple(slice(SIDE // 2, SIDE // 2 + length) for length in shape)
     total, count = total[inner], count[inner]
     return np.divide(total, count, out=np.full(shape, np.nan), where=count > 0)

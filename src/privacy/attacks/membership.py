@@ -1,45 +1,65 @@
-"""Attacks: what scores of images tell of which of them a bank, or sums with noise, was made from.
+"""Membership inference: which images a bank, or a set of noisy sums, was made from.
 
-Each gives numbers to what `audit` makes bounds of. The attacker knows all that is public: the
-bank, the questions that were asked, the answers with their noise, and the images in question.
+The attacker knows everything public: the bank, the queries, the noisy sums, and the images in
+question.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from sklearn.metrics import roc_auc_score
 
 from src.data import InspectionDataset
 from src.models.feature_transform import FeatureTransform
 from src.models.patchcore import PatchCore, Progress
-from src.models.scoring import image_scores
-from src.privacy.attacks.auditing import membership, one_run_epsilon
-from src.privacy.ledger import Release
-from src.privacy.queries import Ask, Scores, contribution, unit_patches
-from src.privacy.records import patches_of, records_of
-from src.privacy.runner import Answer, Noise, Step, Sums, released
-
-CANARY_PATCHES = 16  # of the image of one patch all over; their number does not matter
-TOLD_EVERY = 500  # runs
+from src.privacy.clipping import normalize_patches
+from src.privacy.queries import SumQuery, clipped_vectors
+from src.privacy.records import read_patches, read_records
+from src.privacy.runner import NoisySums
 
 Bank = tuple[np.ndarray, FeatureTransform | None]  # rows [K, d], and their coordinates
 
 
 @dataclass(frozen=True)
 class Attack:
-    """Scores [M] of members and [N] of others by which they are told apart, small for members."""
+    """Scores of training images [M] and of other images [N] from the same source.
+
+    Scores are small for training images, such as the smallest distance of an image's patches to a
+    bank.
+
+    Raises:
+        ValueError: there are no members or no others, or a score is not finite.
+    """
 
     members: np.ndarray
     others: np.ndarray
 
-    def figures(self) -> dict[str, float]:
-        """Areas and rates, by the keys of audit.json."""
-        found = membership(self.members, self.others)
+    def __post_init__(self) -> None:
+        scores = np.concatenate([self.members, self.others])
+        if not (len(self.members) and len(self.others) and np.isfinite(scores).all()):
+            raise ValueError("membership needs finite scores of members and of others")
+
+    @property
+    def auc(self) -> float:
+        """Area under the ROC curve; 0.5 is chance."""
+        labels = np.repeat([1, 0], [len(self.members), len(self.others)])
+        return float(roc_auc_score(labels, -np.concatenate([self.members, self.others])))
+
+    def true_positive_rate(self, false_positive_rate: float) -> float:
+        """Share of members recognised while at most this share of others is taken for members."""
+        allowed = math.floor(false_positive_rate * len(self.others) + 1e-9)
+        if allowed >= len(self.others):
+            return 1.0
+        return float((self.members < np.sort(self.others)[allowed]).mean())
+
+    def metrics(self) -> dict[str, float]:
+        """Area, rates and counts, by the keys of audit.json."""
         return {
-            "auc": found.auc,
-            "tpr_at_1_percent": found.at_1_percent,
-            "tpr_at_0.1_percent": found.at_01_percent,
+            "auc": self.auc,
+            "tpr_at_1_percent": self.true_positive_rate(0.01),
+            "tpr_at_0.1_percent": self.true_positive_rate(0.001),
             "members": len(self.members),
             "others": len(self.others),
         }
@@ -48,29 +68,39 @@ class Attack:
 def patch_distances(
     model: PatchCore, bank: Bank, images: InspectionDataset, progress: Progress | None = None
 ) -> list[np.ndarray]:
-    """Distances [h, w] of each image's patches to a bank, in its frame."""
+    """Distances [h, w] of each image's patches to a bank, in its coordinates."""
     model.set_memory_bank(*bank)
     return [prediction.distances for prediction in model.score(images, progress=progress)]
 
 
-def contributions(
-    model: PatchCore, images: InspectionDataset, ask: Ask, progress: Progress | None = None
+def smallest_distances(
+    model: PatchCore, bank: Bank, images: InspectionDataset, progress: Progress | None = None
+) -> np.ndarray:
+    """The smallest distance of each image's patches to a bank [N]; 0 if it owns a row of it."""
+    return np.array([grid.min() for grid in patch_distances(model, bank, images, progress)])
+
+
+def image_vectors(
+    model: PatchCore, images: InspectionDataset, query: SumQuery, progress: Progress | None = None
 ) -> list[np.ndarray]:
-    """What each image gives to an ask as a record of its own: for each block [N, size]."""
-    given = [
-        contribution(ask, record)
-        for record in records_of(model, images, ask, "image", progress=progress)
-    ]
-    return [np.stack(vectors) for vectors in zip(*given, strict=True)]
+    """The clipped vectors of each image as a record of its own: for each block [N, size]."""
+    records = read_records(model, images, query, "image", progress=progress)
+    vectors = [clipped_vectors(query, record) for record in records]
+    return [np.stack(block) for block in zip(*vectors, strict=True)]
+
+
+def mean_patches(model: PatchCore, images: InspectionDataset) -> np.ndarray:
+    """Mean unit patch of each image [N, D]."""
+    return np.stack([normalize_patches(rows).mean(0) for rows in read_patches(model, images)])
 
 
 class Tracing:
-    """Which of some candidates are in sums that were released with noise.
+    """Tells which of some candidates are in sums that were released with noise.
 
-    A sum is Σ b_i x_i + N(0, σ²), where b_i tells whether candidate i was in, with the same
-    probability p each. The best linear estimate of b from all sums is that of ridge regression:
+    A sum is Σ b_i x_i + N(0, σ²), where b_i says whether candidate i is in, with probability p. The
+    best linear estimate of b from all sums is that of ridge regression:
     p (1 − p) (I + p (1 − p) K)⁻¹ y, with K_ij = Σ x_i x_j / σ² and y_i = Σ x_i (S − E S) / σ² over
-    all blocks. It takes off what the other candidates would explain.
+    all blocks. It subtracts what the other candidates explain.
 
     Args:
         candidates: how many.
@@ -83,157 +113,24 @@ class Tracing:
         self.match = np.zeros(candidates)
 
     def add(
-        self, vectors: Sequence[np.ndarray], answer: Answer, known: Sequence[np.ndarray] = ()
+        self, vectors: Sequence[np.ndarray], noisy: NoisySums, known: Sequence[np.ndarray] = ()
     ) -> None:
-        """Take in one step.
+        """Take in the sums of one step.
 
         Args:
-            vectors: for each block what the candidates would give [N, size].
-            answer: what was released.
+            vectors: for each block the candidates' clipped vectors [N, size].
+            noisy: the released sums.
             known: for each block the sum over records that are in for certain.
         """
-        for number, (block, total, sigma) in enumerate(
-            zip(vectors, answer.sums, answer.sigmas, strict=True)
-        ):
+        sums = noisy.vectors
+        if known:
+            sums = tuple(total - part for total, part in zip(sums, known, strict=True))
+        for block, total, sigma in zip(vectors, sums, noisy.sigmas, strict=True):
             scaled = block / sigma
-            left = total - known[number] if known else total
             self.gram += scaled @ scaled.T
-            self.match += scaled @ (left / sigma - self.share * scaled.sum(0))
+            self.match += scaled @ (total / sigma - self.share * scaled.sum(0))
 
     def scores(self) -> np.ndarray:
-        """Scores [N], the larger the likelier in; about 0 where nothing is known."""
+        """Scores [N], larger for candidates that are likelier in; about 0 if nothing is known."""
         spread = self.share * (1 - self.share)
         return spread * np.linalg.solve(np.eye(len(self.match)) + spread * self.gram, self.match)
-
-
-def worst_patches(own: np.ndarray) -> np.ndarray:
-    """An image [P, D] that is one patch all over: of unit length, opposite to the mean patch.
-
-    It lies as far from where images lie as a unit patch can, all in one cell.
-
-    Args:
-        own: [N, D], mean unit patches of images that the attacker holds.
-    """
-    away = -own.mean(0)
-    length = float(np.linalg.norm(away))
-    if length < 1e-9:
-        away, length = np.eye(len(away))[0], 1.0
-    return np.tile(away / length, (CANARY_PATCHES, 1))
-
-
-def given_by(model: PatchCore, ask: Ask, patches: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What an image of these patches [P, D] gives to an ask; its score is the model's."""
-    if not isinstance(ask, Scores):
-        return contribution(ask, patches)
-    frame = FeatureTransform(ask.origin, ask.basis)
-    model.set_memory_bank(ask.rows.astype(np.float32), frame)
-    bank = model.memory_bank
-    at = frame.apply(torch.as_tensor(patches, dtype=torch.float32, device=model.device))
-    distances, indices = (each.view(1, -1) for each in bank.neighbours(at))
-    score = image_scores(bank, at[None], distances, indices, model.neighbors)
-    return contribution(ask, score.double().cpu().numpy())
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A step of a run, and what a canary changes of it.
-
-    Attributes:
-        step: the question.
-        releases: with the noise that the run had.
-        without: the sums without the canary.
-        given: what it adds, for each block.
-    """
-
-    step: Step
-    releases: Sequence[Release]
-    without: Sums
-    given: Sequence[np.ndarray]
-
-
-def reach(asked: Sequence[Asked]) -> float:
-    """What part of the most that a record may move all releases by, the canary moves them by.
-
-    In units of their noise, as releases compose: 1 for the worst case.
-    """
-    moved = [np.linalg.norm(g) / r.sigma for one in asked for g, r in _pairs(one)]
-    most = [r.sensitivity / r.sigma for one in asked for r in one.releases]
-    return float(np.linalg.norm(moved) / np.linalg.norm(most))
-
-
-def _pairs(one: Asked) -> Iterator[tuple[np.ndarray, Release]]:
-    return zip(one.given, one.releases, strict=True)
-
-
-def core_scores(
-    asked: Sequence[Asked], noise: Noise, runs: int, progress: Progress | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [runs] of a mechanism's releases without a canary and with it, by likelihood ratio.
-
-    The noise is added by `steps.released`, as in a run: what is wrong with it shows. The questions
-    stay those of the run.
-
-    Args:
-        asked: all steps.
-        noise: that the mechanism draws.
-        runs: of each kind.
-        progress: called with (runs done, runs) now and then.
-    """
-    scores = np.zeros((2, runs))
-    sides = [
-        (one, (one.without, _added(one.without, one.given)), one.without.vectors) for one in asked
-    ]
-    for run in range(runs):
-        for one, both, base in sides:
-            for side, sums in enumerate(both):
-                answer = released(sums, one.step, one.releases, noise)
-                scores[side, run] += sum(
-                    float((noisy - total) @ moved) / release.sigma**2
-                    for noisy, total, moved, release in zip(
-                        answer.sums, base, one.given, one.releases, strict=True
-                    )
-                )
-        if progress and (run + 1) % TOLD_EVERY == 0:
-            progress(run + 1, runs)
-    return scores[0], scores[1]
-
-
-def _added(sums: Sums, given: Sequence[np.ndarray]) -> Sums:
-    return Sums(tuple(t + g for t, g in zip(sums.vectors, given, strict=True)), sums.records)
-
-
-@dataclass(frozen=True)
-class Guesses:
-    """How an attacker did who guessed of some canaries whether they were in.
-
-    Attributes:
-        canaries, guesses, right: how many.
-    """
-
-    canaries: int
-    guesses: int
-    right: int
-
-    def epsilon(self, delta: float, confidence: float) -> float:
-        """Least ε, by `one_run_epsilon`."""
-        return one_run_epsilon(self.canaries, self.guesses, self.right, delta, confidence)
-
-
-def guess(scores: np.ndarray, inside: np.ndarray, part: float) -> Guesses:
-    """Guess «in» of the canaries with the largest scores and «out» of as many with the smallest.
-
-    Args:
-        scores: [m], larger for canaries that seem to be in.
-        inside: [m] bool, which were.
-        part: of the canaries that is guessed, chosen before the scores are seen.
-    """
-    each = round(part * len(scores) / 2)
-    order = np.argsort(scores, kind="stable")
-    out, in_ = order[:each], order[len(order) - each :]
-    right = int((~inside[out]).sum() + inside[in_].sum())
-    return Guesses(len(scores), 2 * each, right)
-
-
-def mean_patches(model: PatchCore, images: InspectionDataset) -> np.ndarray:
-    """Mean unit patch of each image [N, D]."""
-    return np.stack([unit_patches(rows).mean(0) for rows in patches_of(model, images)])

@@ -1,62 +1,55 @@
-"""A run's private mechanism as its settings plan it: all of it public, and nothing spent yet."""
+"""The private mechanism of a run, as its settings describe it: public, and nothing spent yet."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 
-from src.privacy.ledger import Adjacency, Budget, Release, Unit
-from src.privacy.mechanisms.gaussian import GAUSSIAN, GaussianSettings, dp_gaussian
-from src.privacy.runner import Mechanism, Terms, planned, with_scores
+from src.privacy.ledger import Adjacency, Budget, Unit
+from src.privacy.mechanisms.gaussian import DEFAULTS, GaussianSettings, dp_gaussian
+from src.privacy.mechanisms.threshold import with_threshold
+from src.privacy.runner import Mechanism, PrivacyParams
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be released, and what all of it may cost.
+class MechanismConfig:
+    """A mechanism and what it may cost.
 
     Attributes:
-        epsilon, delta: of the guarantee, over all releases together.
-        unit, adjacency: who is protected, from what change.
-        scores: part of the budget that the threshold costs.
-        gaussian: bounds and split of dp_gaussian.
+        epsilon, delta: the guarantee of all releases together.
+        unit, adjacency: who is protected, and against which change.
+        threshold_part: part of the budget that the threshold costs.
+        gaussian: limits and budget split of dp_gaussian.
     """
 
     epsilon: float
     delta: float
     unit: Unit = "image"
     adjacency: Adjacency = "null"
-    scores: float = 0.02
-    gaussian: GaussianSettings = GAUSSIAN
+    threshold_part: float = 0.02
+    gaussian: GaussianSettings = DEFAULTS
 
     def budget(self, records: int) -> Budget:
-        """The budget of a run over so many images, or clients.
+        """The budget of a run over this many images, or clients.
 
         Raises:
-            ValueError: ε or δ cannot be for so many.
+            ValueError: ε or δ does not fit so many records.
         """
         return Budget(self.epsilon, self.delta, records, self.unit, self.adjacency)
 
-    def terms(self, mu: float, banks: int) -> Terms:
-        """What the mechanism of each of so many banks may cost, of μ for all of them.
+    def params(self, mu: float, banks: int, replayable: bool = False) -> PrivacyParams:
+        """Parameters of each bank's mechanism, for μ over all banks.
 
-        An image is in one of them; a client may be in all, and what they cost adds up.
+        An image is in one bank. A client may be in all, and their costs add up.
         """
         share = sqrt(banks) if self.unit == "client" else 1.0
-        return Terms(mu / share, self.adjacency, self.unit)
+        return PrivacyParams(mu / share, self.adjacency, self.unit, replayable)
 
     def start(self, dim: int, public: np.ndarray | None = None) -> Mechanism:
-        """The mechanism of one bank, fresh.
+        """A fresh mechanism for one bank.
 
         Args:
             dim: D of its patches.
-            public: [N, D] patches of public images, of unit length.
+            public: patches [N, D] of public images, of unit length.
         """
-        return with_scores(dp_gaussian(dim, self.gaussian, public), self.scores)
-
-    def releases(self, terms: Terms, banks: dict[str, Mechanism]) -> list[Release]:
-        """All that fresh mechanisms of some banks will release."""
-        return [
-            release
-            for name, mechanism in banks.items()
-            for release in planned(mechanism, replace(terms, bank=name))
-        ]
+        return with_threshold(dp_gaussian(dim, self.gaussian, public), self.threshold_part)

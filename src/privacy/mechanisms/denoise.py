@@ -1,39 +1,41 @@
-"""What is best made of vectors and matrices that carry Gaussian noise of known size."""
+"""Estimates from vectors and matrices that carry Gaussian noise of known size."""
 
 import numpy as np
 
-LEAST = 0.3  # of the mean eigenvalue below the noise edge, under which none is put
+FLOOR = 0.3  # smallest eigenvalue, as a part of the mean eigenvalue below the noise edge
 
 
-def shrunk(rows: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """Rows [K, d] that carry noise of these deviations [K], nearer to zero (James and Stein)."""
-    dim = rows.shape[1]
-    noise = max(0, dim - 2) * sigmas**2
-    lengths = np.maximum((rows * rows).sum(1), np.finfo(float).tiny)
-    return rows * np.maximum(0, 1 - noise / lengths)[:, None]
+def shrink(vector: np.ndarray, sigma: float) -> np.ndarray:
+    """A vector [D] with noise σ on every entry, shrunk (James and Stein's estimator)."""
+    noise = max(0, len(vector) - 2) * (sigma * sigma)
+    squared = max(float((vector * vector).sum()), np.finfo(float).tiny)
+    return vector * max(0.0, 1 - noise / squared)
 
 
 def noise_edge(sigma: float, dim: int) -> float:
-    """How large eigenvalues of noise alone are: the edge of the semicircle, √2 σ √D.
+    """Largest eigenvalue of noise alone, the edge of the semicircle: √2 σ √D.
 
-    Noise of deviation σ on the entries of `contributions.to_vector`.
+    Args:
+        sigma: standard deviation of the noise on the entries of `queries.to_vector`.
+        dim: D.
     """
     return float(np.sqrt(2 * dim) * sigma)
 
 
-def denoised(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """Eigenvalues [D], eigenvectors [D, D] of a covariance that carries noise; falling.
+def denoise_covariance(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Falling eigenvalues [D] and eigenvectors [D, D] of a covariance that carries noise.
 
-    Eigenvectors stay; eigenvalues w_k become w_k − 2 v Re G(w_k), with G(z) = mean 1 / (z − w_j) a
-    little off the real axis and v = σ² D / 2: of all that leave the eigenvectors, the closest to
-    the truth for large D (Bun, Allez, Bouchaud and Potters, 2016, equation 44).
+    Eigenvectors stay; eigenvalues w_k become w_k − 2 v Re G(w_k), with v = σ² D / 2 and
+    G(z) = mean 1 / (z − w_j) a little off the real axis. Among estimates that keep the
+    eigenvectors, this is the closest to the truth for large D (Bun, Allez, Bouchaud and Potters,
+    2016, equation 44).
 
     Args:
         noisy: [D, D], symmetric.
-        sigma: of the noise on its entries, as `contributions.to_vector` has them.
+        sigma: standard deviation of the noise on the entries of `queries.to_vector`.
 
     Returns:
-        the values, positive; the vectors, in columns; and how many of them stand above the noise.
+        positive eigenvalues, eigenvectors in columns, and how many of them stand above the noise.
     """
     raw, vectors = np.linalg.eigh((noisy + noisy.T) / 2)
     raw, vectors = raw[::-1], vectors[:, ::-1]
@@ -43,8 +45,8 @@ def denoised(noisy: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, i
     values = raw
     if sigma > 0:
         variance = sigma * sigma * dim / 2
-        off = 2j * np.sqrt(variance / dim)
-        green = (1 / (raw[:, None] - raw - off)).mean(1).real
+        offset = 2j * np.sqrt(variance / dim)
+        green = (1 / (raw[:, None] - raw - offset)).mean(1).real
         values = raw - 2 * variance * green
-    least = max(LEAST * tail, 1e-3 * noise_edge(sigma, dim), np.finfo(float).tiny)
-    return np.maximum(values, least), vectors, kept
+    floor = max(FLOOR * tail, 1e-3 * noise_edge(sigma, dim), np.finfo(float).tiny)
+    return np.maximum(values, floor), vectors, kept

@@ -1,133 +1,111 @@
-"""dp_gaussian: one private Gaussian of all patches, and Mahalanobis distance to it.
+"""dp_gaussian: one private Gaussian of all patches, scored by Mahalanobis distance.
 
-Sums over images: the mean patch, roughly, where public images do not tell it; then, from close by,
-where less noise does, the mean again and the second moment. What noise hides of the covariance is
-taken from public images, as far as there are any.
+The sums over records are the mean patch, roughly, where no public images give it; then, measured
+from that centre and with less noise, the mean again and the second moment. Where noise hides the
+covariance, public images fill it in, if there are any.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 
-from src.privacy.mechanisms.denoise import denoised, shrunk
-from src.privacy.queries import Means, Moments, to_matrix
-from src.privacy.runner import Answer, Mechanism, PrivateBank, Step
+from src.privacy.mechanisms.denoise import denoise_covariance, shrink
+from src.privacy.queries import MeanQuery, MomentQuery, to_matrix
+from src.privacy.runner import Mechanism, NoisySums, PrivateBank, Step
 
-PUBLIC = 0.5  # weight of the public covariance, where noise hides the private one
-RIDGE = 0.3  # part of that which is the same in all directions, as few images do not tell all
+PUBLIC_WEIGHT = 0.5  # of the public covariance, where noise hides the private one
+RIDGE = 0.3  # isotropic part of a public covariance, since a few images do not determine all of it
 
 
 @dataclass(frozen=True)
 class GaussianSettings:
-    """Bounds and budget of dp_gaussian; public, so not to be tuned on what they protect.
+    """Clipping limits and budget split of dp_gaussian, for patches of unit length.
+
+    They are public, so they must not be tuned on the images that they protect.
 
     Attributes:
-        far_limit: longest mean patch of an image that counts in full; unit patches have 1 at most.
-        near_limit: the same from the first centre.
-        square_limit: largest mean outer product of an image, in Frobenius norm.
-        far, near: parts of the budget that the centre costs; the covariance has the rest.
+        centre_limit: largest norm of a record's mean patch, measured from zero.
+        mean_limit: the same, measured from the centre.
+        square_limit: largest Frobenius norm of a record's mean outer product.
+        centre_part, mean_part: parts of the budget; the covariance has the rest.
     """
 
-    far_limit: float = 0.9
-    near_limit: float = 0.35
+    centre_limit: float = 0.9
+    mean_limit: float = 0.35
     square_limit: float = 0.155
-    far: float = 0.1
-    near: float = 0.1
+    centre_part: float = 0.1
+    mean_part: float = 0.1
 
 
-GAUSSIAN = GaussianSettings()
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """A mean [D], and eigenvalues [D], falling, with eigenvectors [D, D] in columns."""
-
-    mean: np.ndarray
-    values: np.ndarray
-    vectors: np.ndarray
-
-    def whitening(self) -> np.ndarray:
-        """Basis [D, D] in whose coordinates every variance is 1."""
-        return self.vectors * self.values**-0.5
+DEFAULTS = GaussianSettings()
 
 
 def dp_gaussian(
-    dim: int, settings: GaussianSettings = GAUSSIAN, public: np.ndarray | None = None
+    dim: int, settings: GaussianSettings = DEFAULTS, public: np.ndarray | None = None
 ) -> Mechanism:
-    """The mechanism: its bank is one row, the mean, in coordinates that whiten the Gaussian.
+    """The mechanism. Its bank is one row, the mean, in coordinates that whiten the Gaussian.
 
     Args:
         dim: D.
-        settings: bounds and split.
-        public: [N, D] patches of public images, of unit length.
+        settings: limits and budget split.
+        public: patches [N, D] of public images, of unit length.
     """
-    gaussian = yield from fit_gaussian(dim, settings, public)
-    return PrivateBank(np.zeros((1, dim)), gaussian.mean, gaussian.whitening(), np.sqrt(dim))
-
-
-def fit_gaussian(
-    dim: int,
-    settings: GaussianSettings,
-    public: np.ndarray | None = None,
-) -> Generator[Step, Answer, Gaussian]:
-    """The steps that fit the Gaussian.
-
-    Args:
-        dim: D.
-        settings: bounds and split.
-        public: [N, D] patches of public images, of unit length.
-    """
-    left = 1.0
+    remaining = 1.0
     if public is None:
-        far = Means(np.zeros(dim), settings.far_limit)
-        answer = yield Step("centre", "mean patch", far, (settings.far,))
-        centre = _mean(answer)
-        left -= settings.far
+        query = MeanQuery(np.zeros(dim), settings.centre_limit)
+        centre = _mean((yield Step("centre", "mean patch", query, (settings.centre_part,))))
+        remaining -= settings.centre_part
     else:
         centre = public.mean(0)
-    near = Moments(centre, settings.near_limit, settings.square_limit)
-    fractions = (settings.near, left - settings.near)
-    answer = yield Step("moments", "mean patch and second moment", near, fractions)
-    away = _mean(answer)
-    squares = to_matrix(answer.sums[1]) / answer.records - np.outer(away, away)
-    values, vectors, kept = denoised(squares, answer.sigmas[1] / answer.records)
+    moments = MomentQuery(centre, settings.mean_limit, settings.square_limit)
+    fractions = (settings.mean_part, remaining - settings.mean_part)
+    reply = yield Step("moments", "mean patch and second moment", moments, fractions)
+    mean = _mean(reply)
+    covariance = to_matrix(reply.vectors[1]) / reply.records - np.outer(mean, mean)
+    values, vectors, kept = denoise_covariance(covariance, reply.sigmas[1] / reply.records)
     if public is not None:
-        values, vectors = _filled(values, vectors, kept, np.cov(public.T, bias=True))
-    return Gaussian(centre + away, values, vectors)
+        values, vectors = _fill_hidden(values, vectors, kept, np.cov(public.T, bias=True))
+    return PrivateBank(np.zeros((1, dim)), centre + mean, whitening(values, vectors), np.sqrt(dim))
 
 
-def gaussian_of(public: np.ndarray) -> Gaussian:
-    """The Gaussian of public patches [N, D]; with a ridge, as few images do not tell all of it."""
+def fit_public_gaussian(public: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and whitening basis [D, D] of public patches [N, D], with a ridge."""
     covariance = np.cov(public.T, bias=True)
     ridge = RIDGE * np.trace(covariance) / len(covariance)
     values, vectors = np.linalg.eigh((1 - RIDGE) * covariance + ridge * np.eye(len(covariance)))
-    return Gaussian(public.mean(0), values[::-1], vectors[:, ::-1])
+    return public.mean(0), whitening(values[::-1], vectors[:, ::-1])
 
 
-def _mean(answer: Answer) -> np.ndarray:
-    """The mean [D] that the first block of an answer adds up to, nearer to zero by its noise."""
-    mean, sigma = answer.sums[0] / answer.records, answer.sigmas[0] / answer.records
-    return shrunk(mean[None], np.array([sigma]))[0]
+def whitening(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Basis [D, D] in whose coordinates a covariance of these eigenvalues is the identity."""
+    return vectors * values**-0.5
 
 
-def _filled(
+def _mean(reply: NoisySums) -> np.ndarray:
+    """The mean [D] in a reply's first block, shrunk by its noise."""
+    return shrink(reply.vectors[0] / reply.records, reply.sigmas[0] / reply.records)
+
+
+def _fill_hidden(
     values: np.ndarray, vectors: np.ndarray, kept: int, public: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of a covariance, with public structure where noise hides it.
+    """Mix the public covariance [D, D] into a private one, where noise hides the private one.
 
-    In the space of the eigenvectors beyond the first `kept` the public covariance [D, D], brought
-    to the private one's trace there, has its weight beside the private one.
+    That is the space of the eigenvectors beyond the first `kept`. The public covariance is scaled
+    to the private one's trace there.
+
+    Returns:
+        eigenvalues [D], falling, and eigenvectors [D, D].
     """
     hidden = vectors[:, kept:]
     if not hidden.shape[1]:
         return values, vectors
-    own = np.diag(values[kept:])
+    private = np.diag(values[kept:])
     tail = values[kept:].mean()
-    there = hidden.T @ public @ hidden
-    there *= tail * len(own) / max(np.trace(there), np.finfo(float).tiny)
-    there = (1 - RIDGE) * there + RIDGE * tail * np.eye(len(own))
-    mixed, turned = np.linalg.eigh((1 - PUBLIC) * own + PUBLIC * there)
+    prior = hidden.T @ public @ hidden
+    prior *= tail * len(private) / max(np.trace(prior), np.finfo(float).tiny)
+    prior = (1 - RIDGE) * prior + RIDGE * tail * np.eye(len(private))
+    mixed, rotation = np.linalg.eigh((1 - PUBLIC_WEIGHT) * private + PUBLIC_WEIGHT * prior)
     mixed = np.concatenate([values[:kept], mixed[::-1]])
     order = np.argsort(-mixed, kind="stable")
-    return mixed[order], np.hstack([vectors[:, :kept], hidden @ turned[:, ::-1]])[:, order]
+    return mixed[order], np.hstack([vectors[:, :kept], hidden @ rotation[:, ::-1]])[:, order]

@@ -14,7 +14,8 @@ from flwr.app import Context, Message
 from fl.audit.run import verdict
 from fl.client_app import app as client_app
 from src.data import write_synthetic
-from src.privacy.runner import Terms, system_noise
+from src.privacy.noise import system_noise
+from src.privacy.runner import PrivacyParams
 from src.reporting.audit.page import rate_curve
 
 KEYS = {
@@ -124,7 +125,7 @@ def test_noise_on_vectors_is_shown_not_to_hide_an_image(ended, cli) -> None:
     assert 0 <= found["image_auroc"] <= 1
     assert found["claimed_epsilon"] == 4
     assert found["epsilon_lower_bound"] > 4
-    assert "the claim of ε = 4 for each vector is false for an image" in found["verdict"]
+    assert "the claim of ε = 4 for each vector is false: ε ≥ " in found["verdict"]
     assert found["audits"]["many_run"]["confidence"] == pytest.approx(0.975)  # of two audits
 
 
@@ -135,18 +136,18 @@ def test_noise_on_the_vectors_of_a_private_bank_is_refused(ended, cli) -> None:
 
 def test_noise_for_one_patch_in_the_run_is_caught(ended, audit, monkeypatch) -> None:
     """As if one patch, not one image, were the record: Δ and σ too small by √patches."""
-    honest = Terms.releases
+    honest = PrivacyParams.releases
 
-    def planted(self: Terms, step):
+    def planted(self: PrivacyParams, *step):
         less = PATCHES**-0.5
         return [
             type(r)(**{**vars(r), "sensitivity": less * r.sensitivity, "sigma": less * r.sigma})
-            for r in honest(self, step)
+            for r in honest(self, *step)
         ]
 
-    monkeypatch.setattr(Terms, "releases", planted)
+    monkeypatch.setattr(PrivacyParams, "releases", planted)
     done = ended("dp_gaussian", privacy__epsilon=1.0)
-    monkeypatch.setattr(Terms, "releases", honest)
+    monkeypatch.setattr(PrivacyParams, "releases", honest)
     assert done.metrics["privacy"]["epsilon"] == pytest.approx(1)
     found, _ = audit(done.out)
     assert found["claimed_epsilon"] == pytest.approx(1)
@@ -156,7 +157,7 @@ def test_noise_for_one_patch_in_the_run_is_caught(ended, audit, monkeypatch) -> 
 
 def test_noise_that_is_drawn_too_small_is_caught(ended, audit, monkeypatch) -> None:
     done = ended("dp_gaussian", privacy__epsilon=1.0)
-    monkeypatch.setattr("fl.audit.bank.system_noise", lambda count: system_noise(count) / 8)
+    monkeypatch.setattr("fl.audit.attacks.system_noise", lambda count: system_noise(count) / 8)
     assert "is false" in audit(done.out)[0]["verdict"]
 
 
@@ -294,7 +295,7 @@ def test_what_cannot_be_audited_is_said_in_a_sentence(ended, cli, pieces, tmp_pa
     assert "so it is of simulations" in cli("audit", folder).sentence()
     (folder / "config.toml").write_text(config)
     (folder / "privacy_ledger.json").write_text("{}")
-    assert "not a privacy ledger" in cli("audit", folder).sentence()
+    assert "not a valid privacy ledger" in cli("audit", folder).sentence()
     (done.out / "file").touch()
     said = cli("audit", done.out, "--out", done.out / "file").sentence()
     assert "is a file; name a folder" in said
@@ -305,7 +306,7 @@ def test_what_cannot_be_audited_is_said_in_a_sentence(ended, cli, pieces, tmp_pa
 
 
 def test_more_than_fits_the_memory_is_refused(ended, cli, monkeypatch) -> None:
-    monkeypatch.setattr("fl.audit.run.MOST_BYTES", 1_000_000)
+    monkeypatch.setattr("fl.audit.subject.MAX_BYTES", 1_000_000)
     assert "would take 0 GB of memory" in cli("audit", ended("dp_gaussian").out).sentence()
 
 
@@ -323,7 +324,7 @@ def test_few_normal_test_images_are_refused(clean, cli) -> None:
         (
             1.0,
             "embedding_noise",
-            "the claim of ε = 1 for each vector is false for an image: ε ≥ 2.00, with",
+            "the claim of ε = 1 for each vector is false: ε ≥ 2.00 for an image, with",
         ),
     ],
 )

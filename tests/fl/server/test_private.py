@@ -18,9 +18,10 @@ from fl.setup.public import public_images, public_patches
 from fl.wire.arrays import pack_banks
 from src.models import PatchCore
 from src.privacy.ledger import read_ledger
-from src.privacy.queries import Moments, summed
-from src.privacy.records import records_of, sums_of
-from src.privacy.runner import Terms, run_mechanism, seeded_noise
+from src.privacy.noise import seeded_noise
+from src.privacy.queries import MomentQuery, sum_records
+from src.privacy.records import client_sums, read_records
+from src.privacy.runner import run_mechanisms
 
 LEDGER, ANSWERS = "privacy_ledger.json", "private.safetensors"
 
@@ -50,19 +51,19 @@ def test_the_bank_is_the_mechanism_s_on_all_images_whoever_holds_them(
     done = private(out=str(tmp_path / "run"), shuffle=3, privacy__public_dir=folder)
     checked = check_settings({**done.metrics["config"]})
     model, data = build_model(checked), open_split(checked)
-    plan = checked.plan
-    mu = plan.budget(6).mu
-    bank = run_mechanism(
-        plan.start(152, public_patches(checked, model, "bracket")),
-        lambda ask: sums_of(model, data.train, ask, "image"),
-        Terms(mu, bank="bracket"),
+    mechanism = checked.mechanism
+    banks = run_mechanisms(
+        {"bracket": mechanism.start(152, public_patches(checked, model, "bracket"))},
+        lambda queries: {"bracket": client_sums(model, data.train, queries["bracket"], "image")},
+        mechanism.params(mechanism.budget(6).mu, 1),
         seeded_noise(checked.seed),
         list,
     )
+    bank = banks["bracket"]
     rows, frame = done.model.banks["bracket"], done.model.transforms["bracket"]
     np.testing.assert_allclose(rows, bank.rows, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.abs(frame.basis), np.abs(bank.basis), rtol=1e-3, atol=1e-4)
-    mean, deviation = bank.scores
+    mean, deviation = bank.log_scores
     limit = np.exp(mean + 2.3263 * deviation)
     assert done.metrics["threshold"]["bracket"] == pytest.approx(limit, rel=1e-3)
 
@@ -147,7 +148,7 @@ def test_an_ordinary_run_beside_a_ledger_is_refused(private, run, tmp_path) -> N
 
 def test_a_ledger_that_cannot_be_read_is_refused(private, tmp_path) -> None:
     (tmp_path / LEDGER).write_text("{}")
-    with pytest.raises(ConfigError, match="is not a privacy ledger that holds"):
+    with pytest.raises(ConfigError, match="is not a valid privacy ledger"):
         private(out=str(tmp_path))
 
 
@@ -388,20 +389,22 @@ def test_a_group_is_one_record_and_must_lie_with_one_client(private, lots) -> No
 def test_a_group_counts_like_one_image_with_all_its_patches(settings, lots) -> None:
     checked = settings(data__root=str(lots), privacy__mechanism="dp_gaussian")
     model, train = build_model(checked), open_split(checked).train
-    ask = Moments(np.zeros(152), 0.5, 0.1)
-    groups = sums_of(model, train, ask, "group", "lot")
+    query = MomentQuery(np.zeros(152), 0.5, 0.1)
+    groups = client_sums(model, train, query, "group", "lot")
     assert groups.records == len({s.metadata["lot"] for s in train.samples})
-    images = list(records_of(model, train, ask, "image"))
+    images = list(read_records(model, train, query, "image"))
     lots_of = [s.metadata["lot"] for s in train.samples]
     joined = [
         np.concatenate([i for i, of in zip(images, lots_of, strict=True) if of == lot])
         for lot in dict.fromkeys(lots_of)
     ]
-    for vector, expected in zip(groups.vectors, summed(ask, joined), strict=True):
+    for vector, expected in zip(groups.vectors, sum_records(query, joined), strict=True):
         np.testing.assert_allclose(vector, expected, atol=1e-12)
-    one = sums_of(model, train, ask, "client")
+    one = client_sums(model, train, query, "client")
     assert one.records == 1
-    for vector, expected in zip(one.vectors, summed(ask, [np.concatenate(images)]), strict=True):
+    for vector, expected in zip(
+        one.vectors, sum_records(query, [np.concatenate(images)]), strict=True
+    ):
         np.testing.assert_allclose(vector, expected, atol=1e-12)
 
 

@@ -11,7 +11,7 @@ from src.privacy.attacks.embedding_noise import (
     sigma_for_vector,
     unit_rows,
 )
-from src.privacy.runner import seeded_noise, system_noise
+from src.privacy.noise import seeded_noise, system_noise
 
 DELTA = 1e-5
 
