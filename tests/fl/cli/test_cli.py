@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl.cli.terminal import resolve
-from fl.results.run_directory import write_config
+from fl.workspace.directory import begin_run
 from src.data.partition import Partition
 
 COMMANDS = ("demo", "simulate", "predict", "evaluate")
@@ -59,7 +59,8 @@ def test_a_run_goes_on_in_its_run_directory_with_its_own_settings(cli, small, tm
 def test_a_deployed_run_goes_on_with_as_many_nodes(cli, small, parts, tmp_path) -> None:
     words = [*small[:-2], "--set", "data.shared=false", "--out", tmp_path / "run"]
     settings = resolve(None, [w for w in map(str, words) if "=" in w], tmp_path / "run")
-    write_config(tmp_path / "run", settings)
+    (tmp_path / "run").mkdir()
+    begin_run(tmp_path / "run", settings)
     said = cli("deploy", "run", "--resume", tmp_path / "run", "--data", parts).sentence()
     assert "that run had 3 nodes with data of their own" in said
 

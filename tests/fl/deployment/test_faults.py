@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from fl.config.schema import CHECKOUT, default_settings
+from fl.config import CHECKOUT, check_settings, default_settings
 from fl.deployment.certificates import make_certificates
 from fl.deployment.registration import Place, known_nodes
 from fl.deployment.roles import Plan, down, read_roles, standing, up
@@ -23,10 +23,10 @@ from fl.engines.commands import serverapp_command, superlink_command
 from fl.engines.processes import end, end_family, free_port, start
 from fl.engines.submission import RunEnd, submit
 from fl.engines.superlink import serve
-from fl.setup.inputs import build_model
-from src.federated.merge import merge_banks
+from fl.setup.model import build_model
+from src.federated.merge import merge_coresets
 from src.models.model_file import ModelFile
-from tests.fl.deployment.faults.client_app import bank_of, drawn
+from tests.fl.deployment.faults.client_app import bank_of, random_rows
 
 pytestmark = pytest.mark.slow
 
@@ -149,8 +149,8 @@ class Federation:
 
     def expected(self, numbers: list[int], seed: int) -> np.ndarray:
         """The merge of these clients' rows, made here."""
-        sent = {number: bank_of(drawn(number, seed, self.rows)) for number in numbers}
-        return merge_banks(sent, seed).features
+        sent = {number: bank_of(random_rows(number, seed, self.rows)) for number in numbers}
+        return merge_coresets(sent, seed=seed).features
 
 
 @pytest.fixture
@@ -159,8 +159,6 @@ def federation(tmp_path, app, left_over) -> Iterator[Callable[..., Federation]]:
     made: list[Federation] = []
 
     def make(**fields: object) -> Federation:
-        from fl.config.schema import check_settings
-
         fingerprint = build_model(check_settings(default_settings())).backbone.fingerprint
         made.append(Federation(tmp_path, app, fingerprint, **fields))
         return made[-1]
