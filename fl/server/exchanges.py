@@ -137,7 +137,8 @@ def ask_rows(
             raise BankRefused("it sent no bank")
         for name, bank in upload.items():
             check_bank(bank, dim)
-            quota = len(bank.features) if quotas is None else quotas[client].get(name, 0)
+            # a node that replaces another may have a number that nobody asked
+            quota = len(bank.features) if quotas is None else quotas.get(client, {}).get(name, 0)
             if len(bank.features) > quota:
                 raise BankRefused(
                     f"it sent {len(bank.features)} rows of {name}, {quota} were asked for"

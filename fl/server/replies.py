@@ -111,9 +111,9 @@ class ReplyCollector:
             raise BankRefused(
                 f"it calls itself client {number}, but its key is node-{registered}'s"
             )
-        holder = next((n for n, client in self.clients.items() if client == number), node)
-        if holder != node and holder in self.registry.nodes:
-            raise BankRefused(f"it calls itself client {number}, as node {holder} does")
+        for other in self.registry.nodes:
+            if other != node and self.clients.get(other) == number:
+                raise BankRefused(f"it calls itself client {number}, as node {other} does")
         if self.clients.setdefault(node, number) != number:
             raise BankRefused(f"it calls itself client {number} now")
 

@@ -37,9 +37,9 @@ def test_the_demo_is_identical_inline_and_on_ray(tmp_path: Path) -> None:
     here, ray = demo(tmp_path, "inline"), demo(tmp_path, "ray")
     for name in ("model.safetensors", "partition.json", "scores.csv"):
         assert (here / name).read_bytes() == (ray / name).read_bytes(), name
-    figures = [json.loads((out / "metrics.json").read_text()) for out in (here, ray)]
+    metrics = [json.loads((out / "metrics.json").read_text()) for out in (here, ray)]
     for key in ("local", "federated", "centralized", "objects", "bank", "threshold", "traffic"):
-        assert figures[0][key] == figures[1][key], key
+        assert metrics[0][key] == metrics[1][key], key
     maps = sorted(path.relative_to(here) for path in (here / "maps").rglob("*.png"))
     assert len(maps) == 48
     assert all((here / name).read_bytes() == (ray / name).read_bytes() for name in maps)

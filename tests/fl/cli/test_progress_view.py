@@ -1,4 +1,4 @@
-"""Bars show what the processes of a run write, however far each line has come."""
+"""The bars of the CLI add up what the processes of a run report."""
 
 import json
 import time
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fl.results.progress import FOLDER, ProgressView, reporter
+from fl.cli.progress import ProgressView
+from fl.workspace.progress import FOLDER, reporter
 
 
 def shown(view: ProgressView) -> dict[str, tuple[float, float | None]]:
@@ -19,18 +20,18 @@ def shown(view: ProgressView) -> dict[str, tuple[float, float | None]]:
 
 @pytest.fixture
 def view(tmp_path: Path) -> ProgressView:
-    """A view that looks when told to."""
+    """A view that reads only when it is called."""
     (tmp_path / FOLDER).mkdir()
     return ProgressView(tmp_path, clients=2)
 
 
-def test_a_stage_is_one_bar_over_all_clients_and_the_server_has_its_own(view, tmp_path) -> None:
+def test_a_stage_has_one_bar_for_all_clients_and_one_for_the_server(view, tmp_path) -> None:
     one, other = reporter(tmp_path, "client 0"), reporter(tmp_path, "client 1")
     server = reporter(tmp_path, "server")
     one("features")(5, 5)
     server("features")(2, 20)
     view._look()
-    # client 1 has not begun: it counts as much as client 0
+    # client 1 has not begun and counts as much as client 0
     assert shown(view) == {"features 1 of 2 clients": (5, 10), "features server": (2, 20)}
     other("features")(1, 3)
     view._look()
@@ -45,7 +46,7 @@ def test_pieces_of_a_stage_add_up(view, tmp_path) -> None:
     assert shown(view) == {"coreset server": (11, 11)}
 
 
-def test_half_a_line_is_read_when_it_is_whole(view: ProgressView, tmp_path: Path) -> None:
+def test_an_unfinished_line_is_read_when_it_is_complete(view: ProgressView, tmp_path: Path) -> None:
     path = tmp_path / FOLDER / "server.jsonl"
     piece = {"who": "server", "stage": "merge", "piece": 0, "total": 3}
     first, second = (json.dumps({**piece, "done": n}) + "\n" for n in (1, 2))
@@ -57,7 +58,7 @@ def test_half_a_line_is_read_when_it_is_whole(view: ProgressView, tmp_path: Path
             assert shown(view) == {"merge server": (done, 3)}
 
 
-def test_names_in_any_script_are_read(view: ProgressView, tmp_path: Path) -> None:
+def test_names_in_any_script_are_shown(view: ProgressView, tmp_path: Path) -> None:
     report = reporter(tmp_path, "Werk Köln")("Merkmale ≥ 1")
     for done in (3, 3, 3):
         report(done, 3)
@@ -65,22 +66,7 @@ def test_names_in_any_script_are_read(view: ProgressView, tmp_path: Path) -> Non
     assert shown(view) == {"Merkmale ≥ 1 1 of 2 clients": (3, 6)}
 
 
-def test_the_end_of_a_stage_is_always_written_and_little_else(tmp_path: Path) -> None:
-    report = reporter(tmp_path, "client 0")("scoring")
-    for done in range(1, 1001):
-        report(done, 1000)
-    lines = (tmp_path / FOLDER / "client 0.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["done"] == 1000
-    assert len(lines) < 20
-
-
-def test_where_no_folder_is_shared_nothing_is_written(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    reporter(None, "client 0")("features")(1, 2)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_view_follows_by_itself_and_ends_with_the_last_line_read(tmp_path: Path) -> None:
+def test_a_view_follows_by_itself_and_ends_when_all_lines_are_read(tmp_path: Path) -> None:
     with ProgressView(tmp_path, clients=1) as view:
         report = reporter(tmp_path, "client 0")("features")
         report(1, 2)
@@ -92,14 +78,14 @@ def test_view_follows_by_itself_and_ends_with_the_last_line_read(tmp_path: Path)
     assert shown(view) == {"features 1 of 1 clients": (2, 2)}
 
 
-def test_bars_of_an_earlier_run_in_the_same_folder_are_not_shown(tmp_path: Path) -> None:
+def test_progress_of_an_earlier_run_in_the_same_folder_is_not_shown(tmp_path: Path) -> None:
     reporter(tmp_path, "client 7")("features")(1, 2)
     with ProgressView(tmp_path, clients=1) as view:
         pass
     assert shown(view) == {}
 
 
-def test_file_that_the_run_deletes_while_it_is_looked_at_is_passed_over(view, tmp_path) -> None:
+def test_a_file_that_the_run_deletes_meanwhile_is_skipped(view, tmp_path) -> None:
     (tmp_path / FOLDER / "client 0.jsonl").symlink_to(tmp_path / "gone")
     reporter(tmp_path, "client 1")("features")(2, 2)
     view._look()
