@@ -29,6 +29,7 @@ from fl.client.state import (
     update_merged,
 )
 from fl.config import ConfigError
+from fl.extensions import load_extensions
 from fl.setup.threads import cpu_threads
 from fl.wire.banks import (
     RoundInfo,
@@ -220,3 +221,6 @@ def _metrics(
         node.save_scores(side, name, of_object)
     metrics = metrics_by_object(node.model, test, scores)
     return {"mean": mean_metrics(list(metrics.values())), "objects": metrics}
+
+
+load_extensions()  # last: they add their own actions to the app

@@ -1,22 +1,12 @@
-"""The evaluation of the merged banks, and what follows from the clients' results."""
-
-from dataclasses import replace
+"""What follows from the clients' results: thresholds and the measured covering radius."""
 
 import numpy as np
 
-from fl.server.exchanges import ask_results
-from fl.server.federation import Federation
 from fl.server.state import ServerState
 from src.federated.bank_set import BankSet
 from src.federated.calibration import pooled_threshold
 from src.federated.types import Calibration
 from src.privacy.mechanisms.threshold import threshold_of
-
-
-def evaluate(federation: Federation, state: ServerState) -> ServerState:
-    """Broadcast the merged banks; the state with the clients' results."""
-    results = ask_results(federation, state)
-    return replace(state, results=results, traffic=federation.traffic)
 
 
 def thresholds(state: ServerState, false_alarm_rate: float) -> BankSet[float]:

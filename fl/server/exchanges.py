@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, MessageType, RecordDict
 
@@ -19,7 +20,7 @@ from fl.wire.banks import (
     unpack_upload,
 )
 from fl.wire.envelope import check_size
-from fl.wire.results import Results, unpack_results
+from fl.wire.results import unpack_results
 from fl.wire.surveys import SurveyReply, unpack_curves, unpack_holdings
 from src.federated.types import BankRefused, ClientBank, ClientStats, RadiusCurve
 from src.federated.validation import check_bank, check_curve, check_stats
@@ -155,16 +156,17 @@ def ask_rows(
     )
 
 
-def ask_results(federation: Federation, state: ServerState) -> dict[int, Results]:
-    """Broadcast the merged banks, also to clients that were left out, and ask for metrics."""
+def evaluate(federation: Federation, state: ServerState) -> ServerState:
+    """Broadcast the merged banks, also to clients that were left out; the state with results."""
     banks = pack_merged(state.banks)
-    return federation.ask(
+    results = federation.ask(
         MessageType.EVALUATE,
         lambda client: banks,
         lambda client, content: unpack_results(content),
         server_round=state.round,
         purpose="scored the merged bank",
     )
+    return replace(state, results=results, traffic=federation.traffic)
 
 
 def _refuse_empty(banks: Mapping[str, object]) -> None:

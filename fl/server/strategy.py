@@ -5,7 +5,7 @@ federation's (`fl.server.federation`).
 """
 
 from fl.server.checkpoint import Checkpoint
-from fl.server.evaluation import evaluate
+from fl.server.exchanges import evaluate
 from fl.server.federation import Federation
 from fl.server.protocols import Protocol
 from fl.server.state import ServerState

@@ -1,13 +1,14 @@
 """Protocols: what a round does. Each is a class in a file of its own, found by its name here.
 
-A protocol of your own is one more file in this folder, or anywhere else that is imported before
-the run starts: docs/how-to/own-protocol.md has a complete example.
+A protocol of your own is one more file in `fl.extensions`: docs/how-to/own-protocol.md has a
+complete example.
 """
 
 import importlib
 import pkgutil
 
 from fl.config import ConfigError, Settings
+from fl.extensions import load_extensions
 from fl.server.protocols.base import Protocol, register, registered
 
 __all__ = ["Protocol", "protocol_class", "register"]
@@ -23,6 +24,7 @@ def protocol_class(settings: Settings) -> type[Protocol]:
     """
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+    load_extensions()
     protocols = registered()
     name = settings.merge_protocol if settings.privacy_mechanism == "none" else "private"
     if name not in protocols:
