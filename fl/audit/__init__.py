@@ -1,1 +1,1 @@
-"""Attacks on a finished run."""
+"""Audits of finished runs: what a bank gives away, and whether its privacy claim holds."""

@@ -102,9 +102,8 @@ def execute_runs(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
 def perform(settings: Settings) -> tuple[float, str]:
     """Execute a run; returns its seconds and its error, with the traceback in its directory."""
     start = time.monotonic()
-    if (
-        settings.mechanism and (Path(settings.out) / REPLIES).exists()
-    ):  # its budget is spent: reuse the answers
+    # the budget of these noisy sums is spent: use them again
+    if settings.mechanism and (Path(settings.out) / REPLIES).exists():
         settings = settings.model_copy(update={"resume": True})
     try:
         launch(settings)

@@ -1,1 +1,1 @@
-"""What a release of private data costs, how it is kept within a budget, and how that is audited."""
+"""Differential privacy: queries to images, noise, accounting, and a ledger of what was released."""

@@ -1,1 +1,1 @@
-"""Attacks on a released bank, and audits of a privacy claim."""
+"""Attacks on a released bank, and lower bounds on the ε of a mechanism."""

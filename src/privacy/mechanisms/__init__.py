@@ -1,1 +1,1 @@
-"""Mechanisms that make a bank from noisy sums."""
+"""Private mechanisms: each makes a bank from noisy sums."""
