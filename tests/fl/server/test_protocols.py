@@ -59,6 +59,11 @@ def test_an_unknown_protocol_is_refused_with_those_there_are(run, tmp_path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_private_protocol_comes_with_a_mechanism_and_not_by_its_name(settings) -> None:
+    with pytest.raises(ConfigError, match="private: set privacy.mechanism instead"):
+        protocol_class(settings(merge__protocol="private"))
+
+
 def test_a_registered_protocol_is_found_by_its_name(own_protocols, settings) -> None:
     @register("mine")
     class Mine(Protocol):
