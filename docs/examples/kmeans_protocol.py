@@ -58,5 +58,6 @@ class KMeansProtocol(Protocol):
         """
         rows = np.concatenate([upload.features for upload in uploads]).astype(np.float32)  # [N, D]
         size = sum(upload.stats.share for upload in uploads)
-        k_means = KMeans(size, n_init=1, random_state=self.settings.seed).fit(rows)
+        seed = self.settings.seed
+        k_means = KMeans(size, init="random", n_init=1, max_iter=20, random_state=seed).fit(rows)
         return MergedBank(k_means.cluster_centers_.astype(np.float32))

@@ -52,9 +52,7 @@ def test_a_protocol_refuses_settings_before_the_run_starts(kmeans, run, tmp_path
 
 
 def test_an_unknown_protocol_is_refused_with_those_there_are(run, tmp_path) -> None:
-    with pytest.raises(
-        ConfigError, match="merge.protocol = fedavg: choose one of coreset, exact, private"
-    ):
+    with pytest.raises(ConfigError, match=r"fedavg: choose one of coreset, exact, .*private"):
         run(merge__protocol="fedavg", out=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
