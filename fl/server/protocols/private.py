@@ -67,6 +67,8 @@ class PrivateProtocol(Protocol):
     @classmethod
     def problems(cls, settings: Settings) -> Iterable[str]:
         """A mechanism takes one round."""
+        if settings.privacy_mechanism == "none":
+            yield "merge.protocol = private: set privacy.mechanism instead, which brings it"
         if settings.num_server_rounds > 1 or settings.merge_protocol != "coreset":
             yield (
                 f"privacy.mechanism = {settings.privacy_mechanism}: it asks as often as it must "
