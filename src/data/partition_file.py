@@ -1,13 +1,11 @@
 """A partition as data: partition.json, and the check that it matches a dataset."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Self
 
 from pydantic import TypeAdapter
 
@@ -44,7 +42,7 @@ class Partition:
         write_whole(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> Partition:
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote; raises `PartitionError`, naming the file, for anything else."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -58,11 +56,11 @@ class Partition:
 
     def check(self, train: Sequence[Sample], test: Sequence[Sample]) -> None:
         """Raise `PartitionError` unless every image of both splits has exactly one client."""
-        _check_split("train", chain.from_iterable(share.train for share in self.clients), train)
-        _check_split("test", chain.from_iterable(share.test for share in self.clients), test)
+        _check_split("train", [key for share in self.clients for key in share.train], train)
+        _check_split("test", [key for share in self.clients for key in share.test], test)
 
 
-def _check_split(split: str, assigned: Iterable[str], samples: Sequence[Sample]) -> None:
+def _check_split(split: str, assigned: Sequence[str], samples: Sequence[Sample]) -> None:
     counts = Counter(assigned)
     keys = {sample.key for sample in samples}
     mismatches = {

@@ -4,8 +4,6 @@ Two parts come from three production lines that differ in light, tint and grain 
 metadata.csv), so that a bank of one line raises false alarms on the others.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -5,8 +5,6 @@ inside) in the part's own coordinates, and lit from the direction of its line. T
 is half of the image's shorter side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -184,7 +182,7 @@ def _render(view: Viewport, surface: Surface, line: Line, rng: np.random.Generat
 
 def _conveyor_belt(shape: tuple[int, ...], line: Line, rng: np.random.Generator) -> Array:
     rubber = 0.20 + 0.025 * _texture(shape, (2 * line.grain, 2 * line.grain), rng)
-    return rubber[..., None] * np.array([1.0, 1.0, 1.0])
+    return rubber[..., None]
 
 
 def _texture(shape: tuple[int, ...], grain: tuple[float, float], rng: np.random.Generator) -> Array:
