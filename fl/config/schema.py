@@ -66,13 +66,11 @@ class PathSetting:
 
     def absolute(self, text: str) -> str:
         """The text as an absolute path; ~ is the user's home."""
-        return str(Path(text).expanduser().absolute()) if self._is_path(text) else text
-
-    def _is_path(self, text: str) -> bool:
-        return bool(text) and text not in self.keywords
+        is_path = text and text not in self.keywords
+        return str(Path(text).expanduser().absolute()) if is_path else text
 
     def _check(self, text: str) -> str:
-        if self._is_path(text) and not Path(text).is_absolute():
+        if text and text not in self.keywords and not Path(text).is_absolute():
             others = "".join(f" or {word}" for word in self.keywords)
             raise ValueError(f"must be an absolute path{others}, or empty")
         return text
