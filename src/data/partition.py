@@ -5,17 +5,21 @@ client (feature shift), Dirichlet shares of each value (Hsu et al., 2019), and D
 sizes.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from src.data.dataset import Sample
-from src.data.partition_file import ClientShare, Partition, PartitionError
+from src.data.dataset import DataError, Sample
+from src.storage.atomic import write_whole
 
+VERSION = 1  # of partition.json
 KINDS = ("iid", "category", "attribute", "dirichlet", "quantity")
 
 Share = list[Sample]
@@ -23,6 +27,51 @@ GroupBy = Callable[[Sample], Any]  # the value that images are grouped by
 
 _object = attrgetter("object")
 _label_and_object = attrgetter("label", "object")
+
+
+class PartitionError(DataError):
+    """A partition that the data do not allow, or a partition.json that does not match them."""
+
+
+@dataclass(frozen=True)
+class ClientShare:
+    """The sorted keys of one client's images."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The assignment of images to clients, and the arguments that produced it."""
+
+    kind: str
+    seed: int
+    column: str
+    alpha: float
+    clients: tuple[ClientShare, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write the partition as JSON, atomically."""
+        write_whole(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; raises `PartitionError`, naming the file, for anything else."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version is {content['version']}, expected {VERSION}")
+            return TypeAdapter(cls).validate_python(content)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise PartitionError(
+                f"cannot read partition {path}: {type(error).__name__}: {error}; make it again"
+            ) from error
+
+    def check(self, train: Sequence[Sample], test: Sequence[Sample]) -> None:
+        """Raise `PartitionError` unless every image of both splits has exactly one client."""
+        _check_keys("train", [key for share in self.clients for key in share.train], train)
+        _check_keys("test", [key for share in self.clients for key in share.test], test)
 
 
 def make_partition(
@@ -247,3 +296,20 @@ def _shuffle(samples: Share, rng: np.random.Generator) -> Share:
 def _client_shares(train: list[Share], test: list[Share]) -> tuple[ClientShare, ...]:
     keys = ([tuple(sorted(s.key for s in share)) for share in shares] for shares in (train, test))
     return tuple(ClientShare(*pair) for pair in zip(*keys, strict=True))
+
+
+def _check_keys(split: str, assigned: Sequence[str], samples: Sequence[Sample]) -> None:
+    counts = Counter(assigned)
+    keys = {sample.key for sample in samples}
+    mismatches = {
+        "without a client": keys - counts.keys(),
+        "missing from the dataset": counts.keys() - keys,
+        "with two clients": {key for key, count in counts.items() if count > 1},
+    }
+    for mismatch, wrong in mismatches.items():
+        if wrong:
+            raise PartitionError(
+                f"the partition does not match the dataset: {len(wrong)} {split} images "
+                f"{mismatch}, first {min(wrong)}; make the partition again, or check data.root "
+                "and data.objects"
+            )
