@@ -90,10 +90,9 @@ def _object_folders(root: Path, kind: str) -> dict[str, Path]:
 def _open_splits(
     root: Path, kind: str, folders: Mapping[str, Path]
 ) -> tuple[list[Sample], list[str], set[Path]]:
-    """Open each split of each object separately.
+    """Return the samples, the errors, and the object folders with a malformed metadata.csv.
 
-    Returns the samples, the errors, and the object folders where both splits fail alike: their
-    metadata.csv is malformed, and nothing can be said about their images.
+    There both splits fail alike, and nothing can be said about the images.
     """
     samples: list[Sample] = []
     errors: list[str] = []
@@ -114,7 +113,7 @@ def _open_splits(
 def _read_mask_values(
     folders: Mapping[str, Path], samples: Iterable[Sample], errors: list[str]
 ) -> dict[str, set[int]]:
-    values: dict[str, set[int]] = {}
+    values = {}
     for name in sorted({sample.object for sample in samples if sample.masks}):
         try:
             values[name] = set(read_saturations(folders[name]))
