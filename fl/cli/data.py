@@ -43,13 +43,11 @@ def check(
     from src.data.checks.dataset import check_dataset
 
     with console.status("checking images") as status:
-        report = check_dataset(
-            root,
-            kind,
-            objects,
-            quick=quick,
-            progress=lambda done, total: status.update(f"checking image {done} of {total}"),
-        )
+
+        def show(done: int, total: int) -> None:
+            status.update(f"checking image {done} of {total}")
+
+        report = check_dataset(root, kind, objects, quick=quick, progress=show)
     console.print(Text(f"data.kind = {report.kind}: {report.reason}"))
     if report.groups:
         _print_tables(report, quick)
@@ -61,17 +59,14 @@ def check(
     console.print(f"\n{counts[0].upper()}{counts[1:]}{scope}.", highlight=False)
     if report.groups:
         title = "After the errors are fixed, run:" if errors else "To run on this dataset:"
-        command = " \\\n    ".join(_suggest_command(report, root, objects))
+        command = _suggest_command(report, root, objects)
         console.print(f"\n{title}\n{command}", markup=False, highlight=False, soft_wrap=True)
     if errors:
         raise typer.Exit(1)
 
 
-def _suggest_command(report: DatasetReport, root: Path, objects: str) -> list[str]:
-    """Return a command that simulates on this dataset, one shell-quoted setting per item.
-
-    It partitions by the first column with enough training images for two clients or more.
-    """
+def _suggest_command(report: DatasetReport, root: Path, objects: str) -> str:
+    """Partition by the first column with enough training images for two clients or more."""
     settings: dict[str, object] = {"data.kind": report.kind, "data.root": root}
     if objects != "all":
         settings["data.objects"] = objects
@@ -80,7 +75,7 @@ def _suggest_command(report: DatasetReport, root: Path, objects: str) -> list[st
         settings |= {"partition.kind": "attribute", "partition.column": column.name}
         settings["clients"] = column.clients
     sets = (f"--set {shlex.quote(f'{key}={value}')}" for key, value in settings.items())
-    return ["fedpatchcore simulate", *sets]
+    return " \\\n    ".join(["fedpatchcore simulate", *sets])
 
 
 def _print_tables(report: DatasetReport, quick: bool) -> None:
@@ -99,7 +94,6 @@ def _print_tables(report: DatasetReport, quick: bool) -> None:
 
 
 def _group_table(groups: Sequence[Group], quick: bool) -> Table:
-    """Count images by object, split and kind, and defective images by the state of their masks."""
     table = Table(box=None)
     table.add_column("object", overflow="fold", min_width=6)
     table.add_column("split", no_wrap=True)
@@ -132,7 +126,6 @@ def _partition_verdict(column: Column) -> str:
 
 
 def _format_counts(counts: Counter[str], noun: str, shown: int = SHOWN) -> Text:
-    """Return the most common values with their counts, and the number of other values."""
     common = ", ".join(f"{value or '(empty)'}: {n}" for value, n in counts.most_common(shown))
     others = len(counts) - shown
     return Text(common + (f", and {others} other {noun}" if others > 0 else ""))
@@ -142,10 +135,8 @@ def _print_problem(problem: Problem) -> None:
     severity = (problem.severity, STYLES[problem.severity])
     console.print()
     console.print(Text.assemble(severity, f": {problem.message}"), highlight=False)
-    lines = list(problem.locations[:SHOWN])
-    if len(problem.locations) > SHOWN:
-        lines.append(f"and {len(problem.locations) - SHOWN} more")
-    for line in lines:
+    others = len(problem.locations) - SHOWN
+    for line in [*problem.locations[:SHOWN], *([f"and {others} more"] if others > 0 else [])]:
         console.print(Padding(Text(line, overflow="fold"), (0, 0, 0, 4), expand=False))
 
 

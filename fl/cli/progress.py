@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,9 +33,9 @@ class ProgressView:
             TimeRemainingColumn(),
         )
         self.clients = clients
-        self.pieces: dict[tuple[bool, str], dict[tuple[str, int], tuple[int, int]]] = {}
+        self.pieces: dict[TaskID, dict[tuple[str, int], tuple[int, int]]] = defaultdict(dict)
         self.tasks: dict[tuple[bool, str], TaskID] = {}
-        self.read: dict[Path, int] = {}
+        self.offsets: dict[Path, int] = defaultdict(int)
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -55,29 +56,26 @@ class ProgressView:
         self._look()
 
     def _look(self) -> None:
-        for path in sorted(self.folder.glob("*.jsonl")) if self.folder.is_dir() else []:
+        for path in sorted(self.folder.glob("*.jsonl")):
             # the run deletes its files when it is over, which may be just now
-            with suppress(FileNotFoundError), path.open() as file:
-                file.seek(self.read.get(path, 0))
-                for line in iter(file.readline, ""):
-                    if not line.endswith("\n"):
-                        break
-                    self.read[path] = self.read.get(path, 0) + len(line)
-                    self._show(json.loads(line))
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                file.seek(self.offsets[path])
+                for line in file:
+                    if line.endswith(b"\n"):
+                        self.offsets[path] += len(line)
+                        self._show(json.loads(line))
 
     def _show(self, event: dict) -> None:
         """Add an event to its stage's bar; clients that have not begun count like the others."""
         of_client = event["who"] != SERVER
-        pieces = self.pieces.setdefault((of_client, event["stage"]), {})
+        stage = of_client, event["stage"]
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(event["stage"], total=None, who="")
+        pieces = self.pieces[self.tasks[stage]]
         pieces[event["who"], event["piece"]] = (event["done"], event["total"])
         begun = len({who for who, _ in pieces})
-        bar = self._bar(of_client, event["stage"])
         done, total = (sum(column) for column in zip(*pieces.values(), strict=True))
         expected = max(self.clients, begun) / begun if of_client else 1
         who = f"{begun} of {self.clients} clients" if of_client else SERVER
-        self.bars.update(bar, completed=done, total=round(total * expected) or None, who=who)
-
-    def _bar(self, of_client: bool, stage: str) -> TaskID:
-        if (of_client, stage) not in self.tasks:
-            self.tasks[of_client, stage] = self.bars.add_task(stage, total=None, who="")
-        return self.tasks[of_client, stage]
+        total = round(total * expected) or None
+        self.bars.update(self.tasks[stage], completed=done, total=total, who=who)

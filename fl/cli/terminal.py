@@ -46,9 +46,7 @@ def resolve(
     """Settings of a run: the defaults, overridden by the file, --set and the options, in turn.
 
     Args:
-        config: TOML file.
         assignments: `key=value` words of --set.
-        out, engine: values of these options.
         resume: run directory to continue, with its settings.
         clients: number of clients if no source sets it.
 

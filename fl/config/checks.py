@@ -7,31 +7,24 @@ from pydantic import ValidationError
 
 from fl.config.schema import FIELDS, ConfigError, Settings
 
-NO_CODEBOOK = (
-    "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
-    "epsilon; set privacy.mechanism = dp_gaussian"
-)
 RENAMED = {  # settings of earlier versions -> their names now
     "data.even-light": "data.normalize-brightness",
     "privacy.donated": "data.public-holdout",
 }
+NO_CODEBOOK = (
+    "the codebook mechanisms were removed, since dp_gaussian was as good or better at every "
+    "epsilon; set privacy.mechanism = dp_gaussian"
+)
 NO_LIMIT = (
     "removed; the clipping limits and budget parts of dp_gaussian are fields of GaussianSettings "
     "in src/privacy/mechanisms/gaussian.py"
 )
+CODEBOOK = ("cells", "lloyd-rounds", "residual-limit", "gaussian-part", "weights-part")
+LIMITS = ("mean-limit", "near-limit", "square-limit", "centre-part", "near-part", "threshold-part")
 REMOVED = {  # settings of earlier versions -> what to use instead
     "merge.components": "removed; set merge.encoding = int8 to send fewer bytes",
-    "privacy.cells": NO_CODEBOOK,
-    "privacy.lloyd-rounds": NO_CODEBOOK,
-    "privacy.residual-limit": NO_CODEBOOK,
-    "privacy.gaussian-part": NO_CODEBOOK,
-    "privacy.weights-part": NO_CODEBOOK,
-    "privacy.mean-limit": NO_LIMIT,
-    "privacy.near-limit": NO_LIMIT,
-    "privacy.square-limit": NO_LIMIT,
-    "privacy.centre-part": NO_LIMIT,
-    "privacy.near-part": NO_LIMIT,
-    "privacy.threshold-part": NO_LIMIT,
+    **{f"privacy.{name}": NO_CODEBOOK for name in CODEBOOK},
+    **{f"privacy.{name}": NO_LIMIT for name in LIMITS},
 }
 REMOVED_VALUES = {
     ("merge.budget", "equal"): "removed; use radius, or proportional, the default",
@@ -55,8 +48,7 @@ def check_settings(flat: Mapping[str, object]) -> Settings:
         settings = Settings.model_validate(dict(flat))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e) for e in error.errors())) from None
-    problems = list(_contradictions(settings))
-    if problems:
+    if problems := list(_contradictions(settings)):
         raise ConfigError("\n".join(problems))
     return settings
 
@@ -75,18 +67,16 @@ def _contradictions(s: Settings) -> Iterable[str]:
             "model.scope = object: with partition.kind = category no two clients share an object, "
             "so there is nothing to merge; set model.scope = shared"
         )
-    yield from _privacy_contradictions(s)
+    if s.privacy_mechanism != "none":
+        yield from _privacy_contradictions(s)
 
 
 def _privacy_contradictions(s: Settings) -> Iterable[str]:
-    mechanism = s.privacy_mechanism
-    if mechanism != "none" and s.privacy_noise == "seed" and not s.data_shared:
+    if s.privacy_noise == "seed" and not s.data_shared:
         yield (
             "privacy.noise = seed: anybody who knows the seed can remove the noise; use it in "
             "simulations only"
         )
-    if mechanism == "none":
-        return
     if (s.privacy_unit == "group") != bool(s.privacy_group):
         yield (
             "privacy.group: name the metadata column that forms the groups if privacy.unit = "

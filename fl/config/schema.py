@@ -2,7 +2,8 @@
 
 The same keys serve `flwr run --run-config`, configs/*.toml and `--set key=value`. The defaults
 stand in pyproject.toml, where Flower reads them. `fedpatchcore settings` prints all of it, and
-docs/reference/settings.md is its output: the length of this file is that of the descriptions.
+docs/reference/settings.md is its output. A key is the name of its field: `merge_max_rows` is
+merge.max-rows.
 """
 
 from __future__ import annotations
@@ -14,14 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core.core_schema import no_info_after_validator_function
 
 from src.errors import UserError
@@ -33,6 +27,7 @@ Scalar = str | int | float | bool
 
 OWN_SIZE = re.compile(r"own(?:\*((?:0|[1-4])?\.?\d+))?")
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
+SECTIONS = ("data", "partition", "model", "merge", "evaluate", "privacy", "cache")  # of the keys
 
 
 class ConfigError(UserError, ValueError):
@@ -71,211 +66,163 @@ class PathSetting:
 
     def absolute(self, text: str) -> str:
         """The text as an absolute path; ~ is the user's home."""
-        if self._is_path(text):
-            return str(Path(text).expanduser().absolute())
-        return text
-
-    def _is_path(self, text: str) -> bool:
-        return bool(text) and text not in self.keywords
+        is_path = text and text not in self.keywords
+        return str(Path(text).expanduser().absolute()) if is_path else text
 
     def _check(self, text: str) -> str:
-        if self._is_path(text) and not Path(text).is_absolute():
+        if text and text not in self.keywords and not Path(text).is_absolute():
             others = "".join(f" or {word}" for word in self.keywords)
             raise ValueError(f"must be an absolute path{others}, or empty")
         return text
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         return no_info_after_validator_function(self._check, handler(source))
 
 
 Text = Annotated[str, BeforeValidator(lambda v: str(v) if type(v) is int else v)]
 AbsolutePath = Annotated[str, PathSetting()]
-
-
 Affects = Literal["result", "repetition", "nothing"]
 
 
-def _setting(key: str, description: str, affects: Affects = "result", **bounds: Any) -> Any:
+def _setting(description: str, affects: Affects = "result", **bounds: Any) -> Any:
     """Declare a setting.
 
     `affects` says what a run with another value is: another experiment ("result"); the same
     experiment with another seed, on another machine or with other reports ("repetition"); or the
     same run in another place ("nothing").
     """
-    extra: dict[str, Any] = {"affects": affects}
-    return Field(alias=key, description=description, json_schema_extra=extra, **bounds)
+    return Field(description=description, json_schema_extra={"affects": affects}, **bounds)
+
+
+def _key(name: str) -> str:
+    section, _, rest = name.partition("_")
+    return (f"{section}.{rest}" if section in SECTIONS else name).replace("_", "-")
 
 
 class Settings(BaseModel):
     """The checked settings of a run."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_key)
 
     seed: int = _setting(
-        "seed",
         "Seed of the partition, of every selection and of all simulated noise.",
-        affects="repetition",
+        "repetition",
         ge=0,
         lt=2**32,
     )
     clients: int = _setting(
-        "clients",
-        "Number of clients. 0 takes all connected nodes, or 4 in a simulation.",
-        ge=0,
+        "Number of clients. 0 takes all connected nodes, or 4 in a simulation.", ge=0
     )
     min_clients: int = _setting(
-        "min-clients",
-        "Clients that must answer each exchange, or the run fails. 0 requires all of them.",
-        ge=0,
+        "Clients that must answer each exchange, or the run fails. 0 requires all of them.", ge=0
     )
     timeout: int = _setting(
-        "timeout",
-        "Seconds that the server waits for the clients in each exchange.",
-        affects="nothing",
-        ge=1,
+        "Seconds that the server waits for the clients in each exchange.", "nothing", ge=1
     )
     num_server_rounds: int = _setting(
-        "num-server-rounds",
         "Rounds. After the first, clients send only rows that the merged bank does not cover yet.",
         ge=1,
         le=1000,
     )
     engine: Literal["ray", "inline"] = _setting(
-        "engine",
         "How a simulation runs: ray is Flower's simulation engine; inline runs one client after "
         "another in this process.",
-        affects="nothing",
+        "nothing",
     )
     cpus_per_client: int = _setting(
-        "cpus-per-client",
-        "CPU threads of each client. The last bits of a bank depend on it.",
-        affects="repetition",
-        ge=1,
+        "CPU threads of each client. The last bits of a bank depend on it.", "repetition", ge=1
     )
     gpus_per_client: float = _setting(
-        "gpus-per-client",
-        "Share of a GPU that each simulated client reserves.",
-        affects="repetition",
-        ge=0,
+        "Share of a GPU that each simulated client reserves.", "repetition", ge=0
     )
     out: AbsolutePath = _setting(
-        "out",
         "Run directory. If empty, a new one below outputs/, or below cache.dir in flwr run.",
-        affects="nothing",
+        "nothing",
     )
-    resume: bool = _setting(
-        "resume", "Continue from the merged bank in the run directory.", affects="nothing"
-    )
+    resume: bool = _setting("Continue from the merged bank in the run directory.", "nothing")
 
     data_kind: Literal["synthetic", "autovi", "folder", "visa"] = _setting(
-        "data.kind",
-        "Layout of the data set: folder is that of MVTec AD; synthetic generates images.",
+        "Layout of the data set: folder is that of MVTec AD; synthetic generates images."
     )
     data_root: AbsolutePath = _setting(
-        "data.root", "Folder of the data set. Required unless data.kind is synthetic."
+        "Folder of the data set. Required unless data.kind is synthetic."
     )
-    data_objects: str = _setting(
-        "data.objects", "Objects to use, comma-separated, or all.", min_length=1
-    )
+    data_objects: str = _setting("Objects to use, comma-separated, or all.", min_length=1)
     data_train_images: int = _setting(
-        "data.train-images",
-        "Training images used of each object, drawn by the seed. 0 uses all.",
-        ge=0,
+        "Training images used of each object, drawn by the seed. 0 uses all.", ge=0
     )
     data_public_holdout: int = _setting(
-        "data.public-holdout",
         "In a simulation of a private run: training images of each object that count as public, "
         "drawn from those that data.train-images leaves out. Replaces privacy.public-dir.",
         ge=0,
     )
     data_image_size: Annotated[Text, AfterValidator(_image_size)] = _setting(
-        "data.image-size",
         "Size that images are resized to, in pixels: a side such as 256, HxW, own to keep their "
-        "size, or a multiple of it such as own*0.75.",
+        "size, or a multiple of it such as own*0.75."
     )
     data_crop: int = _setting(
-        "data.crop",
-        "Side of a centre crop after resizing, in pixels. 0 does not crop.",
-        ge=0,
+        "Side of a centre crop after resizing, in pixels. 0 does not crop.", ge=0
     )
     data_normalize_brightness: bool = _setting(
-        "data.normalize-brightness",
-        "Bring all images to the same brightness and contrast, where the lighting varies.",
+        "Bring all images to the same brightness and contrast, where the lighting varies."
     )
     data_shared: bool = _setting(
-        "data.shared",
         "true: all clients share data.root, which is partitioned among them. false: each node has "
-        "its own data, named by data-root in its node configuration.",
+        "its own data, named by data-root in its node configuration."
     )
 
     partition_kind: Literal["iid", "category", "attribute", "dirichlet", "quantity"] = _setting(
-        "partition.kind",
         "How training images are divided among clients: evenly (iid), by object (category), by a "
         "metadata column (attribute), by Dirichlet shares of each object or column value "
-        "(dirichlet), or into Dirichlet amounts (quantity).",
+        "(dirichlet), or into Dirichlet amounts (quantity)."
     )
     partition_column: str = _setting(
-        "partition.column",
-        "Metadata column for attribute; for dirichlet it replaces the object.",
+        "Metadata column for attribute; for dirichlet it replaces the object."
     )
     partition_alpha: float = _setting(
-        "partition.alpha",
-        "Dirichlet concentration for dirichlet and quantity; smaller is more skewed.",
-        gt=0,
+        "Dirichlet concentration for dirichlet and quantity; smaller is more skewed.", gt=0
     )
     partition_minimum: int = _setting(
-        "partition.minimum",
-        "Training images that each client gets at least, for dirichlet and quantity.",
-        ge=0,
+        "Training images that each client gets at least, for dirichlet and quantity.", ge=0
     )
     partition_file: AbsolutePath = _setting(
-        "partition.file", "A partition.json to use in place of a computed partition."
+        "A partition.json to use in place of a computed partition."
     )
 
     model_scope: Literal["object", "shared"] = _setting(
-        "model.scope", "object: one memory bank for each object; shared: one for all objects."
+        "object: one memory bank for each object; shared: one for all objects."
     )
     model_backbone: str = _setting(
-        "model.backbone",
         "Feature network: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0, or any "
         "timm model that gives features.",
         min_length=1,
     )
     model_layers: Annotated[str, AfterValidator(_layers)] = _setting(
-        "model.layers", "Layers that patch features are taken from, comma-separated."
+        "Layers that patch features are taken from, comma-separated."
     )
     model_weights: Annotated[str, PathSetting(("random",))] = _setting(
-        "model.weights",
         "Backbone weights: empty for the published (or packaged) ones, random, or the absolute "
-        "path of a local file.",
+        "path of a local file."
     )
     model_coreset_percentage: float = _setting(
-        "model.coreset-percentage",
-        "Fraction of patches kept in the memory bank: 0.1 keeps one in ten.",
-        gt=0,
-        le=1,
+        "Fraction of patches kept in the memory bank: 0.1 keeps one in ten.", gt=0, le=1
     )
     model_neighbors: int = _setting(
-        "model.neighbors",
         "Neighbours b in the re-weighting of the image score (PatchCore, equation 7). 1 turns it "
         "off.",
         ge=1,
     )
     model_border: int = _setting(
-        "model.border",
-        "Rows of patches along each side of an image that its image score ignores.",
-        ge=0,
+        "Rows of patches along each side of an image that its image score ignores.", ge=0
     )
     model_memory_limit_mb: int = _setting(
-        "model.memory-limit-mb",
         "MiB that features may take during coreset selection. 0 means 2048 on a CPU, and 60 % of "
         "the free memory on a GPU.",
-        affects="repetition",
+        "repetition",
         ge=0,
     )
 
     merge_protocol: str = _setting(
-        "merge.protocol",
         "What a round does. coreset: clients send coresets of what the merged bank does not cover, "
         "an equal part of it each round. exact: clients send their farthest patches until the bank "
         "is the one that centralized selection gives, in at most num-server-rounds rounds. A "
@@ -283,96 +230,74 @@ class Settings(BaseModel):
         min_length=1,
     )
     merge_oversample: float = _setting(
-        "merge.oversample",
-        "Rows that all clients send in all rounds together, as a multiple of the merged bank.",
-        ge=1,
+        "Rows that all clients send in all rounds together, as a multiple of the merged bank.", ge=1
     )
     merge_budget: Literal["proportional", "radius"] = _setting(
-        "merge.budget",
         "How the first round's rows are divided among clients: proportional to their patches, or "
-        "by the one covering radius that uses up all rows. Later rounds always use radius.",
+        "by the one covering radius that uses up all rows. Later rounds always use radius."
     )
     merge_encoding: Literal["float32", "float16", "int8"] = _setting(
-        "merge.encoding", "Precision of the values that clients send."
+        "Precision of the values that clients send."
     )
     merge_max_rows: int = _setting(
-        "merge.max-rows", "Rows that a client may send at most; larger uploads are refused.", ge=1
+        "Rows that a client may send at most; larger uploads are refused.", ge=1
     )
     merge_max_mb: int = _setting(
-        "merge.max-mb", "MiB that a client may send at most; larger uploads are refused.", ge=1
+        "MiB that a client may send at most; larger uploads are refused.", ge=1
     )
 
     evaluate_baselines: bool = _setting(
-        "evaluate.baselines",
         "Also evaluate each client's own bank, and the centralized bank if data.shared is true.",
-        affects="repetition",
+        "repetition",
     )
     evaluate_false_alarm_rate: float = _setting(
-        "evaluate.false-alarm-rate",
-        "Fraction of normal images that the threshold flags as anomalous.",
-        affects="repetition",
-        gt=0,
-        lt=1,
+        "Fraction of normal images that the threshold flags as anomalous.", "repetition", gt=0, lt=1
     )
     evaluate_maps: bool = _setting(
-        "evaluate.maps",
-        "Write the anomaly maps of the test images to the run directory.",
-        affects="repetition",
+        "Write the anomaly maps of the test images to the run directory.", "repetition"
     )
     evaluate_baseline_dir: AbsolutePath = _setting(
-        "evaluate.baseline-dir",
-        "Folder in which runs with the same data and model share centralized baselines.",
-        affects="nothing",
+        "Folder in which runs with the same data and model share centralized baselines.", "nothing"
     )
 
     privacy_mechanism: Literal["none", "dp_gaussian"] = _setting(
-        "privacy.mechanism",
-        "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank.",
+        "none, or dp_gaussian: a differentially private Gaussian of the patches replaces the bank."
     )
     privacy_unit: Literal["image", "group", "client"] = _setting(
-        "privacy.unit",
-        "The protected record: an image, all images of one value of privacy.group, or a client.",
+        "The protected record: an image, all images of one value of privacy.group, or a client."
     )
     privacy_group: str = _setting(
-        "privacy.group", "Metadata column whose values form the groups of privacy.unit = group."
+        "Metadata column whose values form the groups of privacy.unit = group."
     )
     privacy_adjacency: Literal["null", "replace"] = _setting(
-        "privacy.adjacency",
         "The change to a record that must be hard to detect: leaving it out (null), or replacing "
-        "it by anything else (replace).",
+        "it by anything else (replace)."
     )
-    privacy_epsilon: float = _setting(
-        "privacy.epsilon", "Privacy budget ε of all releases together.", gt=0, le=1000
-    )
+    privacy_epsilon: float = _setting("Privacy budget ε of all releases together.", gt=0, le=1000)
     privacy_delta: float = _setting(
-        "privacy.delta",
         "Privacy budget δ of all releases together; must be below 1 / number of records.",
         gt=0,
         lt=1,
     )
     privacy_ledger: AbsolutePath = _setting(
-        "privacy.ledger",
         "Ledger file that runs on the same images share. If empty, the run directory's own.",
-        affects="repetition",
+        "repetition",
     )
     privacy_noise: Literal["system", "seed"] = _setting(
-        "privacy.noise",
         "Source of the noise: the system's randomness, or the seed. Noise from the seed can be "
-        "removed by anybody who knows it, so it is for simulations only.",
+        "removed by anybody who knows it, so it is for simulations only."
     )
     privacy_public_dir: AbsolutePath = _setting(
-        "privacy.public-dir",
         "Folder of public images of the object, or of one folder for each object. They improve a "
-        "private bank at no cost in ε.",
+        "private bank at no cost in ε."
     )
 
     cache_dir: AbsolutePath = _setting(
-        "cache.dir",
         "Folder for cached features and generated data. If empty, the user's cache folder.",
-        affects="nothing",
+        "nothing",
     )
     track: Literal["", "tensorboard", "mlflow"] = _setting(
-        "track", "Tracker that gets the metrics as well. If empty, none.", affects="nothing"
+        "Tracker that gets the metrics as well. If empty, none.", "nothing"
     )
 
     @property
@@ -393,10 +318,7 @@ class Settings(BaseModel):
         from src.privacy.mechanisms.config import MechanismConfig
 
         return MechanismConfig(
-            self.privacy_epsilon,
-            self.privacy_delta,
-            self.privacy_unit,
-            self.privacy_adjacency,
+            self.privacy_epsilon, self.privacy_delta, self.privacy_unit, self.privacy_adjacency
         )
 
     @property
@@ -410,8 +332,7 @@ class Settings(BaseModel):
     @property
     def image_scale(self) -> float:
         """Factor by which the images' own sides are multiplied."""
-        match = OWN_SIZE.fullmatch(self.data_image_size)
-        return float(match[1]) if match and match[1] else 1.0
+        return float(self.data_image_size.partition("*")[2] or 1)
 
     def flat(self) -> dict[str, Scalar]:
         """The settings by key, in the form of Flower's run config."""

@@ -6,8 +6,6 @@
 <object>/defects_config.json                  the meaning of each pixel value of a mask
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

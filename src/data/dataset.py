@@ -1,13 +1,12 @@
 """Inspection images and their ground truth: the types that every dataset shares."""
 
-from __future__ import annotations
-
 import copy
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
         """Names of the objects in this dataset, sorted."""
         return sorted({sample.object for sample in self.samples})
 
-    def select(self, indices: Iterable[int]) -> InspectionDataset:
+    def select(self, indices: Iterable[int]) -> Self:
         """Return a dataset of the same type with the samples at `indices`, in that order."""
         subset = copy.copy(self)
         subset.samples = [self.samples[index] for index in indices]
@@ -125,8 +124,12 @@ class InspectionDataset(Dataset[tuple[torch.Tensor, int, str]]):
         Each 8-connected component is one defect and saturates at its own area, so that AU-sPRO
         equals AUPRO. A layout with its own rule overrides this method.
         """
-        masks = [read_mask(path) > 0 for path in sample.masks]
-        return [defect for mask in masks for defect in _connected_components(mask)]
+        defects = []
+        for path in sample.masks:
+            labels, count = ndimage.label(read_mask(path) > 0, structure=np.ones((3, 3)))
+            components = [labels == number for number in range(1, count + 1)]
+            defects += [Defect(component, float(component.sum())) for component in components]
+        return defects
 
 
 def read_image(path: Path) -> torch.Tensor:  # [3, H, W] float32
@@ -165,7 +168,10 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:  # [H, W] or [H, W, 3]; value
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):
-                return _check_sixteen_bits(np.array(image)), 65535
+                pixels = np.array(image)
+                if pixels.min() < 0 or pixels.max() > 65535:
+                    raise ValueError("more than 16 bits per pixel; convert it to 8 or 16 bits")
+                return pixels.astype(np.int32), 65535
             if image.mode == "F":
                 raise ValueError("floating-point pixels; convert it to 8 or 16 bits")
             if image.mode == "P":  # converting to RGBA first handles palettes with transparency
@@ -173,15 +179,3 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:  # [H, W] or [H, W, 3]; value
             return np.array(image.convert("RGB")), 255
     except UNREADABLE as error:
         raise DataError(f"cannot read image {path}: {error}") from error
-
-
-def _check_sixteen_bits(pixels: np.ndarray) -> np.ndarray:  # [H, W] integers
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("more than 16 bits per pixel; convert it to 8 or 16 bits")
-    return pixels.astype(np.int32)
-
-
-def _connected_components(mask: np.ndarray) -> list[Defect]:  # [H, W] bool
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-    components = [labels == number for number in range(1, count + 1)]
-    return [Defect(component, float(component.sum())) for component in components]

@@ -1,7 +1,5 @@
 """Folders in the layout of MVTec AD: the folder of one object, or a folder of objects."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +18,7 @@ class FolderDataset(InspectionDataset):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        objects: str | Sequence[str] | None = None,
-        split: str = "train",
+        self, root: str | Path, objects: str | Sequence[str] | None = None, split: str = "train"
     ) -> None:
         folder = absolute_root(root)
         super().__init__(folder.name, folder, read_samples(folder, objects, split, _find_masks))

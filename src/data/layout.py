@@ -1,7 +1,5 @@
 """Object folders with train and test splits and a metadata.csv: shared by AutoVI and MVTec AD."""
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -5,21 +5,73 @@ client (feature shift), Dirichlet shares of each value (Hsu et al., 2019), and D
 sizes.
 """
 
-from __future__ import annotations
-
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from src.data.dataset import Sample
-from src.data.partition_file import ClientShare, Partition, PartitionError
+from src.data.dataset import DataError, Sample
+from src.storage.atomic import write_whole
 
+VERSION = 1  # of partition.json
 KINDS = ("iid", "category", "attribute", "dirichlet", "quantity")
 
 Share = list[Sample]
-GroupBy = Callable[[Sample], str]  # the value that images are grouped by
+GroupBy = Callable[[Sample], Any]  # the value that images are grouped by
+
+_object = attrgetter("object")
+_label_and_object = attrgetter("label", "object")
+
+
+class PartitionError(DataError):
+    """A partition that the data do not allow, or a partition.json that does not match them."""
+
+
+@dataclass(frozen=True)
+class ClientShare:
+    """The sorted keys of one client's images."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The assignment of images to clients, and the arguments that produced it."""
+
+    kind: str
+    seed: int
+    column: str
+    alpha: float
+    clients: tuple[ClientShare, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write the partition as JSON, atomically."""
+        write_whole(path, json.dumps({"version": VERSION, **asdict(self)}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote; raises `PartitionError`, naming the file, for anything else."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["version"] != VERSION:
+                raise ValueError(f"version is {content['version']}, expected {VERSION}")
+            return TypeAdapter(cls).validate_python(content)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise PartitionError(
+                f"cannot read partition {path}: {type(error).__name__}: {error}; make it again"
+            ) from error
+
+    def check(self, train: Sequence[Sample], test: Sequence[Sample]) -> None:
+        """Raise `PartitionError` unless every image of both splits has exactly one client."""
+        _check_keys("train", [key for share in self.clients for key in share.train], train)
+        _check_keys("test", [key for share in self.clients for key in share.test], test)
 
 
 def make_partition(
@@ -56,7 +108,7 @@ def make_partition(
             f"least 0, partition.alpha ({alpha}) positive and finite"
         )
     _check_samples(train, test, clients * minimum)
-    train, test = (sorted(samples, key=lambda sample: sample.key) for samples in (train, test))
+    train, test = (sorted(samples, key=attrgetter("key")) for samples in (train, test))
     group_by = _group_by(kind, column, [*train, *test])
     rng = np.random.default_rng([seed, 0])
     if kind in ("category", "attribute"):
@@ -68,7 +120,8 @@ def make_partition(
             train_shares = _split_evenly(train, clients, _object, rng)
         else:
             train_shares = _split_dirichlet(train, clients, group_by, alpha, rng)
-        _enforce_minimum(train_shares, minimum)
+        while len(smallest := min(train_shares, key=len)) < minimum:
+            smallest.append(max(train_shares, key=len).pop())
         test_rng = np.random.default_rng([seed, 1])
         test_shares = _split_evenly(test, clients, _label_and_object, test_rng)
     return Partition(kind, seed, column, alpha, _client_shares(train_shares, test_shares))
@@ -96,10 +149,9 @@ def extend_partition(
     group_by = _group_by(partition.kind, partition.column, [*train, *test])
     owned = partition.kind in ("category", "attribute")
     rng = np.random.default_rng([partition.seed, 2])
-    train_keys = [set(client.train) for client in partition.clients]
-    test_keys = [set(client.test) for client in partition.clients]
-    train_shares = _extend(train_keys, train, group_by, rng)
-    test_shares = _extend(test_keys, test, group_by if owned else _label_and_object, rng)
+    test_group_by = group_by if owned else _label_and_object
+    train_shares = _extend([set(c.train) for c in partition.clients], train, group_by, rng)
+    test_shares = _extend([set(c.test) for c in partition.clients], test, test_group_by, rng)
     return replace(partition, clients=_client_shares(train_shares, test_shares))
 
 
@@ -132,14 +184,6 @@ def _check_samples(train: Sequence[Sample], test: Sequence[Sample], needed: int)
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
         raise PartitionError(f"{len(repeated)} keys are listed twice, first {repeated[0]}")
-
-
-def _object(sample: Sample) -> str:
-    return sample.object
-
-
-def _label_and_object(sample: Sample) -> str:
-    return f"{sample.label} {sample.object}"
 
 
 def _group_by(kind: str, column: str, samples: Sequence[Sample]) -> GroupBy:
@@ -210,7 +254,6 @@ def _split_evenly(
 def _split_dirichlet(
     samples: Share, clients: int, group_by: GroupBy, alpha: float, rng: np.random.Generator
 ) -> list[Share]:
-    """Split the images of each value into shares from a symmetric Dirichlet(alpha)."""
     groups = _group(samples, group_by)
     shares: list[Share] = [[] for _ in range(clients)]
     for value in sorted(groups):
@@ -222,20 +265,10 @@ def _split_dirichlet(
     return shares
 
 
-def _enforce_minimum(shares: list[Share], minimum: int) -> None:
-    """Move images from the largest client to the smallest until every client has the minimum."""
-    while len(smallest := min(shares, key=len)) < minimum:
-        smallest.append(max(shares, key=len).pop())
-
-
 def _extend(
-    assigned: list[set[str]],
-    samples: Sequence[Sample],
-    group_by: GroupBy,
-    rng: np.random.Generator,
+    assigned: list[set[str]], samples: Sequence[Sample], group_by: GroupBy, rng: np.random.Generator
 ) -> list[Share]:
-    """Return each client's assigned samples, plus its share of the unassigned ones."""
-    ordered = sorted(samples, key=lambda sample: sample.key)
+    ordered = sorted(samples, key=attrgetter("key"))
     shares = [[sample for sample in ordered if sample.key in keys] for keys in assigned]
     counts = [Counter(map(group_by, share)) for share in shares]
     for sample in ordered:
@@ -263,3 +296,20 @@ def _shuffle(samples: Share, rng: np.random.Generator) -> Share:
 def _client_shares(train: list[Share], test: list[Share]) -> tuple[ClientShare, ...]:
     keys = ([tuple(sorted(s.key for s in share)) for share in shares] for shares in (train, test))
     return tuple(ClientShare(*pair) for pair in zip(*keys, strict=True))
+
+
+def _check_keys(split: str, assigned: Sequence[str], samples: Sequence[Sample]) -> None:
+    counts = Counter(assigned)
+    keys = {sample.key for sample in samples}
+    mismatches = {
+        "without a client": keys - counts.keys(),
+        "missing from the dataset": counts.keys() - keys,
+        "with two clients": {key for key, count in counts.items() if count > 1},
+    }
+    for mismatch, wrong in mismatches.items():
+        if wrong:
+            raise PartitionError(
+                f"the partition does not match the dataset: {len(wrong)} {split} images "
+                f"{mismatch}, first {min(wrong)}; make the partition again, or check data.root "
+                "and data.objects"
+            )

@@ -7,10 +7,8 @@ split_csv/1cls.csv                            object,split,label,image,mask
 Images that the split file does not list are ignored.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from src.data.dataset import DataError, InspectionDataset, Sample
@@ -81,25 +79,22 @@ def read_split_file(root: Path, split_file: str | Path = SPLIT_FILE) -> list[Sam
 
 
 def _parse_row(root: Path, row: dict[str, str]) -> Sample:
-    if message := next(_row_errors(row), ""):
-        raise ValueError(message)
+    if not row["object"] or not row["image"]:
+        raise ValueError("object or image is empty; fill in both")
+    if row["split"] not in ("train", "test"):
+        raise ValueError(f"split {row['split']!r}; expected 'train' or 'test'")
+    if row["label"] not in LABELS:
+        raise ValueError(f"label {row['label']!r}; expected 'normal' or 'anomaly'")
+    if (row["split"], row["label"]) == ("train", "anomaly"):
+        raise ValueError(
+            "anomalous training image; PatchCore trains on normal images, so use a 1cls split"
+        )
     image, label = _path_below(root, row["image"]), LABELS[row["label"]]
     masks = (_path_below(root, row["mask"]),) if label and row["mask"] else ()
     metadata = {name: value for name, value in row.items() if name not in COLUMNS}
     defect = "anomaly" if label else "good"
     key = image.relative_to(root).as_posix()
     return Sample(image, key, row["object"], row["split"], label, defect, masks, metadata)
-
-
-def _row_errors(row: dict[str, str]) -> Iterator[str]:
-    if not row["object"] or not row["image"]:
-        yield "object or image is empty; fill in both"
-    if row["split"] not in ("train", "test"):
-        yield f"split {row['split']!r}; expected 'train' or 'test'"
-    if row["label"] not in LABELS:
-        yield f"label {row['label']!r}; expected 'normal' or 'anomaly'"
-    if (row["split"], row["label"]) == ("train", "anomaly"):
-        yield "anomalous training image; PatchCore trains on normal images, so use a 1cls split"
 
 
 def _path_below(root: Path, relative: str) -> Path:

@@ -4,8 +4,6 @@ A run stops at the first problem; `check_dataset` continues. If it reports no er
 opens and every image and mask can be read.
 """
 
-from __future__ import annotations
-
 import mimetypes
 import os
 from collections import defaultdict
@@ -92,10 +90,9 @@ def _object_folders(root: Path, kind: str) -> dict[str, Path]:
 def _open_splits(
     root: Path, kind: str, folders: Mapping[str, Path]
 ) -> tuple[list[Sample], list[str], set[Path]]:
-    """Open each split of each object separately.
+    """Return the samples, the errors, and the object folders with a malformed metadata.csv.
 
-    Returns the samples, the errors, and the object folders where both splits fail alike: their
-    metadata.csv is malformed, and nothing can be said about their images.
+    There both splits fail alike, and nothing can be said about the images.
     """
     samples: list[Sample] = []
     errors: list[str] = []
@@ -116,8 +113,7 @@ def _open_splits(
 def _read_mask_values(
     folders: Mapping[str, Path], samples: Iterable[Sample], errors: list[str]
 ) -> dict[str, set[int]]:
-    """Return the pixel values in each object's defects_config.json; append to the errors."""
-    values: dict[str, set[int]] = {}
+    values = {}
     for name in sorted({sample.object for sample in samples if sample.masks}):
         try:
             values[name] = set(read_saturations(folders[name]))
@@ -134,22 +130,21 @@ def _duplicates(checks: Iterable[ImageCheck]) -> Iterator[Violation]:
     for samples in by_digest.values():
         train = [sample.key for sample in samples if sample.split == "train"]
         test = [sample.key for sample in samples if sample.split == "test"]
-        yield from (Violation("leak", f"{key} = {train[0]}") for key in test if train)
-        yield from (Violation("duplicate", f"{key} = {train[0]}") for key in train[1:])
+        yield from (("leak", f"{key} = {train[0]}") for key in test if train)
+        yield from (("duplicate", f"{key} = {train[0]}") for key in train[1:])
 
 
 def _shortages(samples: Iterable[Sample]) -> Iterator[Violation]:
-    """Find objects with few or no images of a label; empty splits are reported elsewhere."""
     labels: dict[tuple[str, str], list[int]] = defaultdict(list)
     for sample in samples:
         labels[sample.object, sample.split].append(sample.label)
     for (name, split), group in sorted(labels.items()):
         if split == "train" and len(group) < MIN_TRAIN_IMAGES:
-            yield Violation("few-images", f"{name} ({len(group)})")
+            yield ("few-images", f"{name} ({len(group)})")
         if split == "test" and 0 not in group:
-            yield Violation("no-normal", name)
+            yield ("no-normal", name)
         if split == "test" and 1 not in group:
-            yield Violation("no-defect", name)
+            yield ("no-defect", name)
 
 
 def _metadata_violations(
@@ -158,9 +153,9 @@ def _metadata_violations(
     tables = {folder for sample in samples for folder in (root, folders[sample.object])}
     rows = {path for folder in tables for path in read_metadata(folder)}
     if rows:
-        yield from (Violation("no-row", s.key) for s in samples if s.path not in rows)
+        yield from (("no-row", s.key) for s in samples if s.path not in rows)
         missing = sorted(path for path in rows if not path.is_file())
-        yield from (Violation("stale-row", relative_path(root, path)) for path in missing)
+        yield from (("stale-row", relative_path(root, path)) for path in missing)
 
 
 def _unused_images(
@@ -176,7 +171,7 @@ def _unused_images(
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for path in (Path(parent, name) for name in sorted(names)):
                 if path not in used and not path.name.startswith(".") and _is_image(path):
-                    yield Violation("unused-image", relative_path(root, path))
+                    yield ("unused-image", relative_path(root, path))
 
 
 def _is_image(path: Path) -> bool:

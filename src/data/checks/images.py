@@ -1,7 +1,5 @@
 """Check one image and its masks: whether a run can read them, and their format."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,16 +67,16 @@ def _check_image(
         digest = b"" if quick else _pixel_digest(sample.path)
         size = header_size
     except UNREADABLE as error:
-        violations.append(Violation("unreadable-image", f"{sample.key} ({_cause(error)})"))
+        violations.append(("unreadable-image", f"{sample.key} ({_cause(error)})"))
     states = set()
     for path in sample.masks:
         rule, details = _check_mask(path, size, mask_values.get(sample.object), quick)
         states.add({"": "marked", "empty-mask": "empty"}.get(rule, "unusable"))
         if rule:
-            violations.append(Violation(rule, relative_path(root, path) + details))
+            violations.append((rule, relative_path(root, path) + details))
     if sample.label and not sample.masks:
         states = {"missing"}
-        violations.append(Violation("unmasked", sample.key))
+        violations.append(("unmasked", sample.key))
     state = next((state for state in MASK_STATES if state in states), "")
     return ImageCheck(sample, size, mode, digest, state, tuple(violations))
 

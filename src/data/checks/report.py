@@ -1,7 +1,5 @@
 """The report on a dataset: counts of its images, and its problems."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,15 +67,15 @@ class DatasetReport:
 
 def count_groups(checks: Iterable[ImageCheck]) -> tuple[Group, ...]:
     """Count images by object, training before test, normal before defective."""
-    groups: dict[tuple[str, str, str], Group] = {}
+    groups: dict[tuple[str, bool, bool, str], Group] = {}
     for check in checks:
-        key = check.sample.object, check.sample.split, check.sample.defect
-        group = groups.setdefault(key, Group(*key))
+        name, split, defect = check.sample.object, check.sample.split, check.sample.defect
+        key = name, split == "test", defect != "good", defect
+        group = groups.setdefault(key, Group(name, split, defect))
         group.images += 1
         if check.mask_state:
             group.masks[check.mask_state] += 1
-    order = sorted(groups, key=lambda key: (key[0], key[1] == "test", key[2] != "good", key[2]))
-    return tuple(groups[key] for key in order)
+    return tuple(groups[key] for key in sorted(groups))
 
 
 def count_formats(checks: Iterable[ImageCheck]) -> dict[str, Formats]:

@@ -1,7 +1,5 @@
 """The rules that a dataset is checked against: severity, message and remedy of each."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,76 +7,44 @@ from dataclasses import dataclass
 ERROR, WARNING = "error", "warning"
 MIN_TRAIN_IMAGES = 20  # an object or client with fewer can hardly learn what is normal
 
+Violation = tuple[str, str]  # key of RULES, and the file or object with details
 
-@dataclass(frozen=True)
-class Rule:
-    """One rule; its message reads "<count> <noun>s <fault>. <remedy>"."""
-
-    severity: str  # ERROR or WARNING
-    noun: str
-    fault: str
-    remedy: str
-
-
+# severity, noun, fault, remedy: a message reads "<count> <noun>s <fault>. <remedy>"
 RULES = {
-    "unreadable-image": Rule(
-        ERROR, "image", "that cannot be read",
+    "unreadable-image": (ERROR, "image", "that cannot be read",
         "A run stops there: replace or remove the file."),
-    "unreadable-mask": Rule(
-        ERROR, "mask", "that cannot be read",
+    "unreadable-mask": (ERROR, "mask", "that cannot be read",
         "A run stops there: replace or remove the file."),
-    "missing-mask": Rule(
-        ERROR, "mask", "listed in a table but missing",
+    "missing-mask": (ERROR, "mask", "listed in a table but missing",
         "A run stops there: correct the name, or leave the cell empty."),
-    "mask-size": Rule(
-        ERROR, "mask", "of a different size than its image",
+    "mask-size": (ERROR, "mask", "of a different size than its image",
         "A run stops there: redraw the mask at the size of the image."),
-    "unknown-value": Rule(
-        ERROR, "mask", "with a value that has no entry in defects_config.json",
+    "unknown-value": (ERROR, "mask", "with a value that has no entry in defects_config.json",
         "A run stops there: add the entry to the file in the object folder."),
-    "several-values": Rule(
-        ERROR, "mask", "with several values",
+    "several-values": (ERROR, "mask", "with several values",
         "A run stops there: save one mask per defect, with one value, and 0 elsewhere."),
-    "leak": Rule(
-        ERROR, "test image", "with the same pixels as a training image",
+    "leak": (ERROR, "test image", "with the same pixels as a training image",
         "The metrics come out too high: keep the image in one split only."),
-    "duplicate": Rule(
-        WARNING, "training image", "with the same pixels as another",
+    "duplicate": (WARNING, "training image", "with the same pixels as another",
         "The copies may go to different clients: keep one of them."),
-    "unmasked": Rule(
-        WARNING, "defective image", "without a mask",
+    "unmasked": (WARNING, "defective image", "without a mask",
         "Image metrics count the image, pixel metrics leave it out. Draw a mask if you can."),
-    "empty-mask": Rule(
-        WARNING, "mask", "without a marked pixel",
+    "empty-mask": (WARNING, "mask", "without a marked pixel",
         "Image metrics count the image, pixel metrics leave it out unless another of its masks is "
         "marked. Draw the mask if you can."),
-    "few-images": Rule(
-        WARNING, "object", f"with fewer than {MIN_TRAIN_IMAGES} training images",
+    "few-images": (WARNING, "object", f"with fewer than {MIN_TRAIN_IMAGES} training images",
         "Add images, or use few clients: each has to learn what is normal."),
-    "no-normal": Rule(
-        WARNING, "object", "without normal test images",
+    "no-normal": (WARNING, "object", "without normal test images",
         "The object gets no AUROC: move some normal images to the test split."),
-    "no-defect": Rule(
-        WARNING, "object", "without defective test images",
+    "no-defect": (WARNING, "object", "without defective test images",
         "The object gets no AUROC: add images of defects to the test split."),
-    "no-row": Rule(
-        WARNING, "image", "without a row in metadata.csv",
+    "no-row": (WARNING, "image", "without a row in metadata.csv",
         "A partition by a column needs a value for every image: add the row."),
-    "stale-row": Rule(
-        WARNING, "row", "of metadata.csv without an image",
+    "stale-row": (WARNING, "row", "of metadata.csv without an image",
         "A run ignores the row: correct its path, which is relative to the file, or delete it."),
-    "unused-image": Rule(
-        WARNING, "image file", "outside the layout",
+    "unused-image": (WARNING, "image file", "outside the layout",
         "A run ignores the file: move it to where the layout expects it, or leave it."),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One violation of a rule."""
-
-    rule: str  # key of RULES
-    location: str  # a file relative to the root or an object, with details
 
 
 @dataclass(frozen=True)
@@ -93,11 +59,11 @@ class Problem:
 def group_violations(errors: Iterable[str], violations: Iterable[Violation]) -> tuple[Problem, ...]:
     """Return one problem per distinct error, then one per violated rule, in the order of RULES."""
     locations: dict[str, list[str]] = defaultdict(list)
-    for violation in violations:
-        locations[violation.rule].append(violation.location)
+    for rule, location in violations:
+        locations[rule].append(location)
     problems = [Problem(ERROR, error) for error in dict.fromkeys(errors)]
-    for name, rule in RULES.items():
-        if count := len(locations[name]):
-            message = f"{count} {rule.noun}{'s' * (count != 1)} {rule.fault}. {rule.remedy}"
-            problems.append(Problem(rule.severity, message, tuple(locations[name])))
+    for rule, (severity, noun, fault, remedy) in RULES.items():
+        if count := len(locations[rule]):
+            message = f"{count} {noun}{'s' * (count != 1)} {fault}. {remedy}"
+            problems.append(Problem(severity, message, tuple(locations[rule])))
     return tuple(problems)

@@ -4,8 +4,6 @@ Two parts come from three production lines that differ in light, tint and grain 
 metadata.csv), so that a bank of one line raises false alarms on the others.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -72,9 +70,10 @@ def write_synthetic(
             for name in objects:
                 _write_object(draft / name, name, request)
             (draft / MARKER).write_bytes(request.to_json())
-            _move(draft, target, request)
+            draft.rename(target)
     except OSError as error:
-        raise DataError(f"cannot write a synthetic set to {target}: {error}") from error
+        if not _is_written(target, request):  # by another process in the meantime
+            raise DataError(f"cannot write a synthetic set to {target}: {error}") from error
     return target
 
 
@@ -109,14 +108,6 @@ def _is_written(target: Path, request: Request) -> bool:
     return True
 
 
-def _move(draft: Path, target: Path, request: Request) -> None:
-    try:
-        draft.rename(target)
-    except OSError:  # another process may have written the same set in the meantime
-        if not _is_written(target, request):
-            raise
-
-
 def _write_object(folder: Path, name: str, request: Request) -> None:
     rows = []
     for number, (split, defect, index, line) in enumerate(_list_images(name, request)):
@@ -138,10 +129,9 @@ def _write_object(folder: Path, name: str, request: Request) -> None:
 def _list_images(name: str, request: Request) -> Iterator[tuple[str, str, int, str]]:
     """Yield (split, defect, index, line) of each image; kinds and lines alternate."""
     lines, kinds = list(LINES), DEFECTS[name]
-    for index in range(request.train):
-        yield "train", "good", index, lines[index % len(lines)]
-    for index in range(request.good):
-        yield "test", "good", index, lines[index % len(lines)]
+    for split, count in (("train", request.train), ("test", request.good)):
+        for index in range(count):
+            yield split, "good", index, lines[index % len(lines)]
     for index in range(request.defects):
         turn, kind = divmod(index, len(kinds))
         yield "test", kinds[kind], turn, lines[(turn + kind) % len(lines)]

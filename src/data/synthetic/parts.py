@@ -5,8 +5,6 @@ inside) in the part's own coordinates, and lit from the direction of its line. T
 is half of the image's shorter side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 Array = np.ndarray
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _scratch(view: Viewport, surface: Surface, rng: np.random.Generator) -> Arra
     return groove > 0.5
 
 
-def _groove(view: Viewport, rng: np.random.Generator, start: tuple[float, float]) -> Array:
+def _groove(view: Viewport, rng: np.random.Generator, start: Point) -> Array:
     length, width = rng.uniform(0.2, 0.4), rng.uniform(0.014, 0.024)
     steps = np.linspace(-length, length, 24)
     turn = rng.uniform(0, np.pi) + rng.uniform(-1.2, 1.2) * steps
@@ -160,11 +159,8 @@ def _stain(view: Viewport, surface: Surface, rng: np.random.Generator) -> Array:
     return soft > 0.5
 
 
-def _random_point(
-    view: Viewport, surface: Surface, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Return a random point of the surface away from its edges."""
-    index = rng.choice(np.flatnonzero(surface.body < -0.05))
+def _random_point(view: Viewport, surface: Surface, rng: np.random.Generator) -> Point:
+    index = rng.choice(np.flatnonzero(surface.body < -0.05))  # away from the edges
     return view.u.flat[index], view.v.flat[index]
 
 
@@ -184,7 +180,7 @@ def _render(view: Viewport, surface: Surface, line: Line, rng: np.random.Generat
 
 def _conveyor_belt(shape: tuple[int, ...], line: Line, rng: np.random.Generator) -> Array:
     rubber = 0.20 + 0.025 * _texture(shape, (2 * line.grain, 2 * line.grain), rng)
-    return rubber[..., None] * np.array([1.0, 1.0, 1.0])
+    return rubber[..., None]
 
 
 def _texture(shape: tuple[int, ...], grain: tuple[float, float], rng: np.random.Generator) -> Array:
@@ -200,13 +196,11 @@ def _bevel(distance: Array, width: float) -> Array:
     return np.clip(-distance / width, 0, 1)
 
 
-def _disc(view: Viewport, centre: tuple[float, float], radius: float) -> Array:
+def _disc(view: Viewport, centre: Point, radius: float) -> Array:
     return np.hypot(view.u - centre[0], view.v - centre[1]) - radius
 
 
-def _box(
-    view: Viewport, centre: tuple[float, float], half: tuple[float, float], corner: float
-) -> Array:
+def _box(view: Viewport, centre: Point, half: Point, corner: float) -> Array:
     across = np.abs(view.u - centre[0]) - half[0] + corner
     along = np.abs(view.v - centre[1]) - half[1] + corner
     outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
