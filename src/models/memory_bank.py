@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from src.models.coreset.selection import greedy_coreset_selection
-from src.models.search.distances import count_nonfinite_rows, tiles
-from src.models.search.flat_index import Exclusion, FlatIndex, paired_distances
+from src.models.search.distances import count_nonfinite_rows
+from src.models.search.flat_index import Exclusion, FlatIndex, rank_by_difference
 from src.storage.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
-QUERIES = 4096  # queries per step of exact distances
 
 
 class MemoryBank:
@@ -92,7 +91,11 @@ class MemoryBank:
         queries = queries.to(self.device)
         self._check(queries, k)
         if self.device.type == "cpu" or _has_faiss_gpu():
-            distances, indices = self._search_faiss(queries, k)
+            rows = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
+            nearest = torch.from_numpy(self.index.search(rows, k)[1]).to(self.device)
+            # FAISS's own squared distances carry the rounding of a matrix product
+            squared, indices = rank_by_difference(queries, self.flat.rows, nearest)
+            distances = squared.sqrt()
         else:
             distances, indices = self.neighbours(queries, k)
         return distances.cpu().numpy(), indices.cpu().numpy()
@@ -140,26 +143,15 @@ class MemoryBank:
         try:
             bank = cls(tensors["features"].shape[1], header["max_size"])
             bank.add(tensors["features"])
+            return bank
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileError(f"{path} holds no bank: {error!r}") from error
-        return bank
 
     def _check(self, queries: Tensor, k: int) -> None:
         if not 1 <= k <= len(self):
             raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
         if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
             raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
-
-    def _search_faiss(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        _, nearest = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
-        indices = torch.from_numpy(nearest).to(queries.device)
-        # FAISS's squared distances carry the rounding of a matrix product: recompute them
-        squared = torch.empty(indices.shape, device=queries.device)
-        for part in tiles(len(queries), QUERIES):
-            for j in range(k):
-                squared[part, j] = paired_distances(queries[part], self.flat.rows, indices[part, j])
-        squared, order = squared.sort(dim=1, stable=True)
-        return squared.sqrt(), indices.gather(1, order)
 
 
 def _as_tensor(rows: np.ndarray) -> Tensor:

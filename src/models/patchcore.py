@@ -232,12 +232,20 @@ class PatchCore:
         On a CPU a batch is one image.
         """
         total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
+        extract_from = functools.partial(
+            extract,
+            self.backbone,
+            prepare=self.preparation,
+            patch_size=self.patch_size,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        )
         if self.cache is None or samples is None:
-            batches = self._extract(dataset)
+            batches = extract_from(dataset)
         else:
             paths = [Path(sample.path) for sample in samples]
             batch_size = 1 if self.device.type == "cpu" else CACHED_BATCH
-            batches = cached_grids(self.cache, dataset, paths, self._extract, batch_size)
+            batches = cached_grids(self.cache, dataset, paths, extract_from, batch_size)
         done = 0
         for batch in batches:
             yield batch
@@ -340,16 +348,6 @@ class PatchCore:
             nearest, indices, own = exclude_own_rows(bank, patches, nearest, indices, coded)
         inside = mask_border(nearest.view(grids.shape[:3]), self.border).flatten(1)
         return image_scores(bank, patches, inside, indices, self.neighbors, own), distances
-
-    def _extract(self, dataset: Iterable) -> Iterator[PatchGrids]:
-        return extract(
-            self.backbone,
-            dataset,
-            self.preparation,
-            patch_size=self.patch_size,
-            batch_size=self.batch_size,
-            workers=self.workers,
-        )
 
     def _config(self) -> dict[str, object]:
         return {

@@ -18,18 +18,11 @@ SIGMA = 4.0  # of the Gaussian that smooths anomaly maps, in pixels of the netwo
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's result for one image.
+    """The model's result for one image. `PatchCore.anomaly_map` draws it."""
 
-    Attributes:
-        score: Euclidean image score; larger is more anomalous.
-        distances: [h, w] float32, distance of each patch to the bank. `PatchCore.anomaly_map`
-            draws it.
-        image_size: (H, W) of the image.
-    """
-
-    score: float
-    distances: np.ndarray
-    image_size: Size
+    score: float  # Euclidean image score; larger is more anomalous
+    distances: np.ndarray  # [h, w] float32, distance of each patch to the bank
+    image_size: Size  # (H, W)
 
 
 def image_scores(
@@ -194,11 +187,7 @@ def _kernel(device: torch.device) -> Tensor:
 
 
 def _undo_crop(x: Tensor, resized: Size, cropped: Size) -> Tensor:
-    """Pad a centre crop back to the resized image; cut off what lay beyond the image."""
-    top, left = (_margin(r, c) for r, c in zip(resized, cropped, strict=True))
-    return F.pad(x, (left, resized[1] - cropped[1] - left, top, resized[0] - cropped[0] - top))
-
-
-def _margin(resized: int, cropped: int) -> int:
-    """Pixels before torchvision's centre crop; negative if the crop is larger than the image."""
-    return round((resized - cropped) / 2) if resized >= cropped else -((cropped - resized) // 2)
+    """Pad torchvision's centre crop back to the resized image; a crop beyond it is cut off."""
+    height, width = (r - c for r, c in zip(resized, cropped, strict=True))
+    top, left = (round(x / 2) if x >= 0 else -(-x // 2) for x in (height, width))
+    return F.pad(x, (left, width - left, top, height - top))
