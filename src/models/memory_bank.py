@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.coreset.selection import greedy_coreset_selection
+from src.models.coreset.selection import as_tensor, greedy_coreset_selection
+from src.models.coreset.statistics import refuse_nonfinite
 from src.models.search.distances import count_nonfinite_rows
 from src.models.search.flat_index import Exclusion, FlatIndex, rank_by_difference
 from src.storage.tensor_file import FileError, read_tensors, write_tensors
@@ -51,9 +52,7 @@ class MemoryBank:
         rows = _as_array(features)
         if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
             raise ValueError(f"features are {rows.shape}, the bank takes [M, {self.feature_dim}]")
-        bad = count_nonfinite_rows(_as_tensor(rows))
-        if bad:
-            raise ValueError(f"{bad} of {len(rows)} rows hold NaN or infinite values")
+        refuse_nonfinite(count_nonfinite_rows(as_tensor(rows)), len(rows))
         self.features = np.concatenate([self.features, rows]) if len(self) else rows.copy()
         if self.max_size is not None and len(self) > self.max_size:
             self.features = greedy_coreset_selection(self.features, self.max_size)
@@ -87,8 +86,7 @@ class MemoryBank:
         Raises:
             ValueError: the bank is empty, the dimension differs, or k is out of range.
         """
-        queries = query if isinstance(query, Tensor) else _as_tensor(query)
-        queries = queries.to(self.device)
+        queries = as_tensor(query).to(self.device)
         self._check(queries, k)
         if self.device.type == "cpu" or _has_faiss_gpu():
             rows = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
@@ -152,10 +150,6 @@ class MemoryBank:
             raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
         if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
             raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
-
-
-def _as_tensor(rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.require(rows, None, ["C", "W"]))
 
 
 def _as_array(features: np.ndarray | Tensor) -> np.ndarray:
