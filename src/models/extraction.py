@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -160,25 +160,24 @@ def _read_ahead(dataset: Any, prepare: Preparation, workers: int) -> Iterator[St
         return list(_stack(_prepare(dataset[i], prepare) for i in indices))
 
     with single_threaded_torch():
-        pool = ThreadPoolExecutor(workers, "decode", torch.set_num_threads, (1,))
-        try:
-            starts = range(0, len(dataset), CHUNK)
-            for stacks in _map_ahead(pool, read, starts, 2 * workers):
-                yield from stacks
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for stacks in _map_ahead(workers, read, range(0, len(dataset), CHUNK)):
+            yield from stacks
 
 
 def _map_ahead(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+    threads: int, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """`function` of each item in order; the pool works on at most `ahead` items in advance."""
-    futures = (pool.submit(function, item) for item in items)
-    pending = deque(islice(futures, ahead))
-    while pending:
-        result = pending.popleft().result()
-        pending.extend(islice(futures, 1))
-        yield result
+    """`function` of each item in order; threads work on two items each in advance."""
+    pool = ThreadPoolExecutor(threads, "extract", torch.set_num_threads, (1,))
+    try:
+        futures = (pool.submit(function, item) for item in items)
+        pending = deque(islice(futures, 2 * threads))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(islice(futures, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _grids(extractor: FeatureExtractor, images: Tensor, patch_size: int) -> Tensor:
@@ -201,9 +200,7 @@ def _extract_on_cpu(
         return PatchGrids(_grids(extractor, image[None], patch_size).clone(), [size])
 
     with single_threaded_torch() as threads:
-        width = min(threads, os.cpu_count() or 1)
-        with ThreadPoolExecutor(width, "extract", torch.set_num_threads, (1,)) as pool:
-            yield from _map_ahead(pool, extract_one, items, 2 * width)
+        yield from _map_ahead(min(threads, os.cpu_count() or 1), extract_one, items)
 
 
 class _ThreadCount(threading.local):

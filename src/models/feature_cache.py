@@ -72,14 +72,9 @@ def cached_grids(
     extract: Callable[[Any], Iterator[PatchGrids]],
     batch_size: int,
 ) -> Iterator[PatchGrids]:
-    """Patch grids of a dataset's images in order; `extract` gives those that the cache lacks.
+    """Patch grids of a dataset's images, whose files are `paths`, in order.
 
-    Args:
-        cache: where to load and store grids.
-        dataset: the images, by index.
-        paths: the image file of each item.
-        extract: maps a dataset to the grids of its images, in order.
-        batch_size: images per batch, at most.
+    `extract` maps a dataset to the grids of its images: here, of those that the cache lacks.
     """
 
     def grids() -> Iterator[PatchGrid]:
