@@ -101,12 +101,7 @@ class MemoryBank:
     def neighbours(
         self, queries: Tensor, k: int = 1, exclusion: Exclusion | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Find the k nearest rows of each query without FAISS; tensors stay on the bank's device.
-
-        Args:
-            queries: [M, D].
-            k: number of neighbours.
-            exclusion: rows that the queries must not match.
+        """`search` without FAISS, for tensors [M, D] on the bank's device.
 
         Returns:
             Euclidean distances [M, k], ascending, infinite for excluded rows; indices [M, k].

@@ -30,7 +30,7 @@ def image_scores(
     features: Tensor,
     distances: Tensor,
     indices: Tensor,
-    neighbors: int = 9,
+    neighbors: int,
     excluded: Tensor | None = None,
 ) -> Tensor:
     """Score images by their largest patch distance, re-weighted by the density of the bank there.
@@ -71,22 +71,16 @@ def mask_border(distances: Tensor, border: int) -> Tensor:
 
     The middle of a grid is kept even if it lies within the border.
     """
-    if not border:
-        return distances
     rows, columns = (min(border, (side - 1) // 2) for side in distances.shape[1:])
-    masked = torch.full_like(distances, -torch.inf)
-    middle = (slice(None), slice(rows, -rows or None), slice(columns, -columns or None))
-    masked[middle] = distances[middle]
-    return masked
+    margins = columns, columns, rows, rows
+    return F.pad(F.pad(distances, [-margin for margin in margins]), margins, value=-torch.inf)
 
 
 class CodedRows:
     """Finds the rows of a bank that came from an image although coding changed them.
 
-    Args:
-        bank: the memory bank.
-        sources: [n, D] rows before coding.
-        decoded: [n, D] the same rows after decoding; some of them are in the bank.
+    `sources` [n, D] are rows before coding, `decoded` [n, D] the same rows after decoding, of which
+    some are in the bank.
     """
 
     def __init__(self, bank: MemoryBank, sources: Tensor, decoded: Tensor) -> None:
@@ -117,14 +111,8 @@ def exclude_own_rows(
     """Distances of images to the bank without the rows that came from the image itself.
 
     An image that contributed to the bank finds its own patches there, at distance zero. Without
-    those rows it is scored like a new normal image.
-
-    Args:
-        bank: the memory bank.
-        features: [B, P, D] patches of the images, in the precision of the bank.
-        distances: [B, P] Euclidean distance of each patch to its nearest row.
-        indices: [B, P] that row.
-        coded: finds own rows that equal none of the image's patches.
+    those rows it is scored like a new normal image. Arguments are those of `image_scores`; features
+    are in the precision of the bank, and `coded` finds own rows that equal no patch.
 
     Returns:
         distances [B, P], infinite if the whole bank came from the image; indices [B, P]; and the
@@ -145,18 +133,10 @@ def exclude_own_rows(
 
 
 def anomaly_maps(distances: Tensor, image_size: Size, viewport: Viewport) -> Tensor:
-    """Draw patch distances as maps of the images.
+    """Draw patch distances [B, h, w] as maps [B, H, W] float32 of the images.
 
     Upsamples bilinearly to the network input and smooths with a Gaussian (sigma 4). Undoes the
     centre crop, with zeros outside it, and resizes bilinearly to the size of the images.
-
-    Args:
-        distances: [B, h, w] on the patch grid.
-        image_size: (H, W) of the images.
-        viewport: what the network saw of the images.
-
-    Returns:
-        [B, H, W] float32.
     """
     resized, cropped = viewport.resized, viewport.cropped
     grid = distances.float()[:, None]
