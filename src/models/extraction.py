@@ -10,11 +10,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from itertools import groupby, islice
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,66 +33,39 @@ MIN_SIDE, SIDE_STEP = 32, 8  # scaled sides are at least 32 pixels, and multiple
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Patch features of one image.
+    """Patch features of one image."""
 
-    Attributes:
-        features: [h, w, C] on the extractor's device: float32 from a CPU, float16 from a GPU or a
-            cache.
-        image_size: (H, W) of the original image.
-    """
-
-    features: Tensor
-    image_size: Size
+    features: Tensor  # [h, w, C], float32 from a CPU, float16 from a GPU or a cache
+    image_size: Size  # (H, W) of the original image
 
 
 @dataclass(frozen=True)
 class PatchGrids:
-    """Patch features of images with grids of one shape.
+    """Patch features of images with grids of one shape; iterates over the images."""
 
-    Attributes:
-        features: [B, h, w, C].
-        image_sizes: (H, W) of each original image.
-    """
-
-    features: Tensor
+    features: Tensor  # [B, h, w, C]
     image_sizes: list[Size]
 
     def __iter__(self) -> Iterator[PatchGrid]:
-        for features, size in zip(self.features, self.image_sizes, strict=True):
-            yield PatchGrid(features, size)
+        return map(PatchGrid, self.features, self.image_sizes)
 
 
-@dataclass(frozen=True)
-class Viewport:
-    """What the network sees of an image.
+class Viewport(NamedTuple):
+    """What the network sees of an image."""
 
-    Attributes:
-        resized: (H, W) of the image after resizing.
-        cropped: (H, W) of the centre crop of that, the network input.
-    """
-
-    resized: Size
-    cropped: Size
+    resized: Size  # (H, W) after resizing
+    cropped: Size  # (H, W) of the centre crop of that, the network input
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Turns an image into a network input.
+    """Turns an image into a network input."""
 
-    Attributes:
-        size: (H, W) to resize to; None keeps the image's own size.
-        crop: side of a centre crop after resizing; None keeps the whole image.
-        interpolation: "bilinear" or "bicubic", as in the backbone's training.
-        scale: factor for the image's own sides if `size` is None. Unless it is 1, sides are rounded
-            to multiples of 8 pixels.
-        normalize_brightness: give all images the same brightness and contrast.
-    """
-
-    size: Size | None = None
-    crop: int | None = None
-    interpolation: str = "bilinear"
-    scale: float = 1.0
-    normalize_brightness: bool = False
+    size: Size | None = None  # (H, W) to resize to; None keeps the image's own size
+    crop: int | None = None  # side of a centre crop after resizing; None keeps the whole image
+    interpolation: str = "bilinear"  # or "bicubic", as in the backbone's training
+    scale: float = 1.0  # of the image's own sides, if size is None
+    normalize_brightness: bool = False  # give all images the same brightness and contrast
 
     def __call__(self, image: Tensor) -> Tensor:
         """Turn [3, H, W] in [0, 1] into the network input [3, H', W'] in [0, 1]."""
@@ -149,12 +122,11 @@ def extract(
         ValueError: features exceed the range of half precision, on a GPU.
     """
     extractor.to(memory_format=torch.channels_last)
+    inputs = (_prepare(item, prepare) for item in dataset)
     if extractor.mean.device.type == "cpu":
-        return _extract_on_cpu(extractor, (_prepare(item, prepare) for item in dataset), patch_size)
-    if workers and hasattr(dataset, "__getitem__"):
-        stacks = _read_ahead(dataset, prepare, workers)
-    else:
-        stacks = _stack(_prepare(item, prepare) for item in dataset)
+        return _extract_on_cpu(extractor, inputs, patch_size)
+    read_ahead = workers and hasattr(dataset, "__getitem__")
+    stacks = _read_ahead(dataset, prepare, workers) if read_ahead else _stack(inputs)
     return _extract_on_gpu(extractor, stacks, patch_size, batch_size)
 
 
@@ -162,14 +134,9 @@ def group_runs(
     items: Iterable[Item], key: Callable[[Item], Hashable], most: int
 ) -> Iterator[list[Item]]:
     """Group consecutive items of equal key, at most `most` per group."""
-    run: list[Item] = []
-    for item in items:
-        if run and (len(run) == most or key(item) != key(run[0])):
+    for _, group in groupby(items, key):
+        while run := list(islice(group, most)):
             yield run
-            run = []
-        run.append(item)
-    if run:
-        yield run
 
 
 def _prepare(item: object, prepare: Preparation) -> Prepared:
@@ -193,25 +160,24 @@ def _read_ahead(dataset: Any, prepare: Preparation, workers: int) -> Iterator[St
         return list(_stack(_prepare(dataset[i], prepare) for i in indices))
 
     with single_threaded_torch():
-        pool = ThreadPoolExecutor(workers, "decode", torch.set_num_threads, (1,))
-        try:
-            starts = range(0, len(dataset), CHUNK)
-            for stacks in _map_ahead(pool, read, starts, 2 * workers):
-                yield from stacks
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for stacks in _map_ahead(workers, read, range(0, len(dataset), CHUNK)):
+            yield from stacks
 
 
 def _map_ahead(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+    threads: int, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[Result]:
-    """`function` of each item in order; the pool works on at most `ahead` items in advance."""
-    futures = (pool.submit(function, item) for item in items)
-    pending = deque(islice(futures, ahead))
-    while pending:
-        result = pending.popleft().result()
-        pending.extend(islice(futures, 1))
-        yield result
+    """`function` of each item in order; threads work on two items each in advance."""
+    pool = ThreadPoolExecutor(threads, "extract", torch.set_num_threads, (1,))
+    try:
+        futures = (pool.submit(function, item) for item in items)
+        pending = deque(islice(futures, 2 * threads))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(islice(futures, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _grids(extractor: FeatureExtractor, images: Tensor, patch_size: int) -> Tensor:
@@ -234,16 +200,12 @@ def _extract_on_cpu(
         return PatchGrids(_grids(extractor, image[None], patch_size).clone(), [size])
 
     with single_threaded_torch() as threads:
-        width = min(threads, os.cpu_count() or 1)
-        with ThreadPoolExecutor(width, "extract", torch.set_num_threads, (1,)) as pool:
-            yield from _map_ahead(pool, extract_one, items, 2 * width)
+        yield from _map_ahead(min(threads, os.cpu_count() or 1), extract_one, items)
 
 
 class _ThreadCount(threading.local):
-    """Torch's thread count in this thread before the extractions that are now running in it."""
-
-    running = 0
-    threads = 1
+    running = 0  # extractions that are now running in this thread
+    before = 1  # torch's thread count before them
 
 
 _thread_count = _ThreadCount()
@@ -256,15 +218,15 @@ def single_threaded_torch() -> Iterator[int]:
     Extractions may overlap and end in any order; the last one to end restores the count.
     """
     if not _thread_count.running:
-        _thread_count.threads = torch.get_num_threads()
+        _thread_count.before = torch.get_num_threads()
         torch.set_num_threads(1)
     _thread_count.running += 1
     try:
-        yield _thread_count.threads
+        yield _thread_count.before
     finally:
         _thread_count.running -= 1
         if not _thread_count.running:
-            torch.set_num_threads(_thread_count.threads)
+            torch.set_num_threads(_thread_count.before)
 
 
 def _extract_on_gpu(

@@ -60,7 +60,7 @@ class FeatureCache:
         return PatchGrid(half, grid.image_size)
 
     def _entry(self, image: Path) -> Path:
-        status = Path(image).stat()
+        status = image.stat()
         digest = self._digest(image, status.st_size, status.st_mtime_ns)
         return self.folder / digest[:2] / f"{digest}.safetensors"
 
@@ -72,14 +72,9 @@ def cached_grids(
     extract: Callable[[Any], Iterator[PatchGrids]],
     batch_size: int,
 ) -> Iterator[PatchGrids]:
-    """Patch grids of a dataset's images in order; missing entries are extracted and stored.
+    """Patch grids of a dataset's images, whose files are `paths`, in order.
 
-    Args:
-        cache: where to load and store grids.
-        dataset: the images, by index.
-        paths: the image file of each item.
-        extract: extracts the patch grids of some images, in order, in batches.
-        batch_size: maximum number of images per batch; grids of one batch have one shape.
+    `extract` maps a dataset to the grids of its images: here, of those that the cache lacks.
     """
 
     def grids() -> Iterator[PatchGrid]:
@@ -98,5 +93,5 @@ def cached_grids(
 
 
 def _digest(image: Path, size: int, mtime_ns: int) -> str:
-    # size and mtime are part of the cache key, so that a rewritten file is read again
-    return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    # size and mtime are arguments so that functools.cache hashes a rewritten file again
+    return hashlib.sha256(image.read_bytes()).hexdigest()

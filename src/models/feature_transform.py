@@ -11,16 +11,12 @@ from torch import Tensor
 class FeatureTransform:
     """Scales a patch x to unit length, and maps it to (x - origin) @ basis if these are set.
 
-    Attributes:
-        origin: [D], or None.
-        basis: [D, d], or None.
-
     Raises:
         ValueError: only one of the two is set, shapes disagree, or values are not finite.
     """
 
-    origin: np.ndarray | None = None
-    basis: np.ndarray | None = None
+    origin: np.ndarray | None = None  # [D]
+    basis: np.ndarray | None = None  # [D, d]
 
     def __post_init__(self) -> None:
         if (self.origin is None) != (self.basis is None):

@@ -97,9 +97,9 @@ def extract_patch_features(features: Tensor) -> Tensor:
 
 
 def _by_pooling(x: Tensor, size: Size, patch_size: int) -> Tensor:
-    """Mean over each neighbourhood, then bilinear resizing; pixels outside count as zeros.
+    """Mean over each neighbourhood, then bilinear resizing.
 
-    The reference implementations do the same. LOG.md has the results without these zeros.
+    Pixels outside count as zeros, as in the reference implementations; see LOG.md.
     """
     x = F.avg_pool2d(x, patch_size, stride=1, padding=patch_size // 2, count_include_pad=True)
     if tuple(x.shape[-2:]) == tuple(size):

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.models.coreset.selection import greedy_coreset_selection
-from src.models.search.distances import count_nonfinite_rows, tiles
-from src.models.search.flat_index import Exclusion, FlatIndex, paired_distances
+from src.models.coreset.selection import as_tensor, greedy_coreset_selection
+from src.models.coreset.statistics import refuse_nonfinite
+from src.models.search.distances import count_nonfinite_rows
+from src.models.search.flat_index import Exclusion, FlatIndex, rank_by_difference
 from src.storage.tensor_file import FileError, read_tensors, write_tensors
 
 FORMAT = "fedpatchcore-bank-1"
-QUERIES = 4096  # queries per step of exact distances
 
 
 class MemoryBank:
@@ -52,9 +52,7 @@ class MemoryBank:
         rows = _as_array(features)
         if rows.ndim != 2 or rows.shape[1] != self.feature_dim:
             raise ValueError(f"features are {rows.shape}, the bank takes [M, {self.feature_dim}]")
-        bad = count_nonfinite_rows(_as_tensor(rows))
-        if bad:
-            raise ValueError(f"{bad} of {len(rows)} rows hold NaN or infinite values")
+        refuse_nonfinite(count_nonfinite_rows(as_tensor(rows)), len(rows))
         self.features = np.concatenate([self.features, rows]) if len(self) else rows.copy()
         if self.max_size is not None and len(self) > self.max_size:
             self.features = greedy_coreset_selection(self.features, self.max_size)
@@ -88,11 +86,14 @@ class MemoryBank:
         Raises:
             ValueError: the bank is empty, the dimension differs, or k is out of range.
         """
-        queries = query if isinstance(query, Tensor) else _as_tensor(query)
-        queries = queries.to(self.device)
+        queries = as_tensor(query).to(self.device)
         self._check(queries, k)
         if self.device.type == "cpu" or _has_faiss_gpu():
-            distances, indices = self._search_faiss(queries, k)
+            rows = np.ascontiguousarray(queries.cpu().numpy(), np.float32)
+            nearest = torch.from_numpy(self.index.search(rows, k)[1]).to(self.device)
+            # FAISS's own squared distances carry the rounding of a matrix product
+            squared, indices = rank_by_difference(queries, self.flat.rows, nearest)
+            distances = squared.sqrt()
         else:
             distances, indices = self.neighbours(queries, k)
         return distances.cpu().numpy(), indices.cpu().numpy()
@@ -100,12 +101,7 @@ class MemoryBank:
     def neighbours(
         self, queries: Tensor, k: int = 1, exclusion: Exclusion | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Find the k nearest rows of each query without FAISS; tensors stay on the bank's device.
-
-        Args:
-            queries: [M, D].
-            k: number of neighbours.
-            exclusion: rows that the queries must not match.
+        """`search` without FAISS, for tensors [M, D] on the bank's device.
 
         Returns:
             Euclidean distances [M, k], ascending, infinite for excluded rows; indices [M, k].
@@ -140,30 +136,15 @@ class MemoryBank:
         try:
             bank = cls(tensors["features"].shape[1], header["max_size"])
             bank.add(tensors["features"])
+            return bank
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise FileError(f"{path} holds no bank: {error!r}") from error
-        return bank
 
     def _check(self, queries: Tensor, k: int) -> None:
         if not 1 <= k <= len(self):
             raise ValueError(f"k is {k}: the bank holds {len(self)} rows")
         if queries.ndim != 2 or queries.shape[1] != self.feature_dim:
             raise ValueError(f"queries are {tuple(queries.shape)}, not [M, {self.feature_dim}]")
-
-    def _search_faiss(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        _, nearest = self.index.search(np.ascontiguousarray(queries.cpu().numpy(), np.float32), k)
-        indices = torch.from_numpy(nearest).to(queries.device)
-        # FAISS's squared distances carry the rounding of a matrix product: recompute them
-        squared = torch.empty(indices.shape, device=queries.device)
-        for part in tiles(len(queries), QUERIES):
-            for j in range(k):
-                squared[part, j] = paired_distances(queries[part], self.flat.rows, indices[part, j])
-        squared, order = squared.sort(dim=1, stable=True)
-        return squared.sqrt(), indices.gather(1, order)
-
-
-def _as_tensor(rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.require(rows, None, ["C", "W"]))
 
 
 def _as_array(features: np.ndarray | Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """model.safetensors: banks, how their features are computed, thresholds. Loading runs no code."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,13 @@ FORMAT = "fedpatchcore-model-2"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The content of a model file.
+    """The content of a model file. A single model names its bank "bank"; a run names objects."""
 
-    Attributes:
-        config: the keyword arguments of PatchCore that affect features and scores.
-        fingerprint: fingerprint of the backbone's weights.
-        banks: bank name -> [N, D]. A single model names its bank "bank"; a run names the objects.
-        thresholds: bank name -> image score above which an image is anomalous.
-        transforms: bank name -> feature transform, for the banks that have one.
-    """
-
-    config: Mapping[str, object]
-    fingerprint: str
-    banks: Mapping[str, np.ndarray]
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    transforms: Mapping[str, FeatureTransform] = field(default_factory=dict)
+    config: Mapping[str, object]  # the arguments of PatchCore that affect features and scores
+    fingerprint: str  # of the backbone's weights
+    banks: Mapping[str, np.ndarray]  # name -> [N, D]
+    thresholds: Mapping[str, float]  # name -> image score above which an image is anomalous
+    transforms: Mapping[str, FeatureTransform]  # only for the banks that have one
 
     def write(self, path: str | Path) -> None:
         """Write as safetensors; missing folders are created."""

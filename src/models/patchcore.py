@@ -40,8 +40,8 @@ class PatchCore:
 
     Args:
         backbone: wide_resnet50_2, resnet50, efficientnet_b4, efficientnet_lite0 or a timm name; or
-            a FeatureExtractor, which several models may share. An extractor has its own layers and
-            weights, so `layers`, `pretrained` and `weights` are ignored. It is moved to `device`.
+            a FeatureExtractor, which several models may share. It is moved to `device`; `layers`,
+            `pretrained` and `weights` are then ignored.
         layers: stages whose features are concatenated, shallowest first.
         coreset_percentage: the share of patches to keep, a fraction in (0, 1]: 0.1 keeps 10 %.
         device: "cuda", "cuda:1" or "cpu". Without a GPU, the CPU is used, with one warning.
@@ -49,20 +49,17 @@ class PatchCore:
         weights: a local state dict (.safetensors, .pth) instead of the published weights.
         image_size: side of a square, or (H, W), to resize images to; None keeps each image's size.
         scale: factor for the sides of each image if image_size is None.
-        normalize_brightness: give all images the same brightness and contrast, for lighting that
-            varies between images and is no defect.
+        normalize_brightness: give all images the same brightness and contrast.
         crop: side of a centre crop after resizing.
         patch_size: side of the neighbourhood that each patch feature averages.
         neighbors: b in the re-weighting of image scores; 1 turns it off.
-        border: rows of patches along each side of an image that do not count in its score, because
-            backbones pad with zeros there. Maps show them.
+        border: rows of patches along each side of an image that maps show, but scores ignore.
         seed: seed of the coreset selection.
         batch_size: images per batch on a GPU; 6.4 megapixels by default.
         workers: threads that decode images for a GPU; at most 8 by default.
-        memory_limit: bytes that features may take while fitting. Beyond it, greedy selection
-            reduces them on the way. By default 2 GiB on a CPU, and 60 % of a GPU's free memory.
-        cache: a folder for patch features, used for datasets whose `samples` have paths. Features
-            are then in half precision.
+        memory_limit: bytes that features may take while fitting; beyond it, greedy selection
+            reduces them. By default 2 GiB on a CPU, and 60 % of a GPU's free memory.
+        cache: a folder for features in half precision, of datasets whose `samples` have paths.
 
     Attributes:
         backbone: the feature extractor, an nn.Module.
@@ -105,20 +102,16 @@ class PatchCore:
         if isinstance(backbone, str):
             backbone = FeatureExtractor(backbone, layers, pretrained, weights=weights)
         self.backbone = backbone.to(self.device)
-        self.coreset_percentage = coreset_percentage
+        self.coreset_percentage, self.seed = coreset_percentage, seed
         self.neighbors, self.border = neighbors, border
-        self.seed = seed
-        self.patch_size = patch_size
-        self.batch_size = batch_size
-        if workers is None:
-            workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
-        self.workers = workers
+        self.patch_size, self.batch_size = patch_size, batch_size
+        self.workers = min(8, os.cpu_count() or 1) if workers is None else workers
         self.memory_limit = memory_limit
         self.threshold: float | None = None
         self.memory_bank = MemoryBank(self.backbone.get_feature_dim(), device=self.device)
         self.transform: FeatureTransform | None = None
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        size = None if size is None else (size[0], size[1])  # model files store a list
+        size = size and (size[0], size[1])  # model files store a list
         interpolation = self.backbone.interpolation
         self.preparation = Preparation(size, crop, interpolation, scale, normalize_brightness)
         self.cache = None if cache is None else FeatureCache(cache, self._signature())
@@ -191,10 +184,10 @@ class PatchCore:
 
         Args:
             dataset: as for `fit`, with any labels.
-            exclude_own: score each image as if the bank held none of its own rows, for images that
-                contributed to the bank. Patch distances are to the whole bank all the same.
-            coded: rows [n, D] of these images before coding, and the same rows after decoding. They
-                identify an image's own rows if coding has changed them.
+            exclude_own: score each image as if the bank held none of its own rows. Patch distances
+                are to the whole bank all the same.
+            coded: rows [n, D] of these images before coding, and the same rows after decoding, to
+                find own rows that coding has changed.
             progress: called with (number of images, total).
 
         Raises:
@@ -202,14 +195,11 @@ class PatchCore:
         """
         if not len(self.memory_bank):
             raise ValueError("the memory bank is empty: call fit or set_memory_bank first")
-        coded_rows = None
-        if coded:
-            arrays = (torch.tensor(array, device=self.device) for array in coded)
-            coded_rows = CodedRows(self.memory_bank, *arrays)
+        arrays = [torch.tensor(array, device=self.device) for array in coded or ()]
+        coded_rows = CodedRows(self.memory_bank, *arrays) if arrays else None
         for batch in self.embed(dataset, progress):
             scores, distances = self._score_batch(batch.features, exclude_own, coded_rows)
-            results = zip(scores.tolist(), distances.cpu().numpy(), batch.image_sizes, strict=True)
-            yield from (Prediction(*result) for result in results)
+            yield from map(Prediction, scores.tolist(), distances.cpu().numpy(), batch.image_sizes)
 
     def calibrate(self, dataset: Iterable, false_alarm_rate: float = 0.01) -> float:
         """Set the threshold so that about this share of normal images scores above it.
@@ -227,17 +217,22 @@ class PatchCore:
         return self.threshold
 
     def embed(self, dataset: Iterable, progress: Progress | None = None) -> Iterator[PatchGrids]:
-        """Patch grids of a dataset's images in order, in batches, from the cache where possible.
-
-        On a CPU a batch is one image.
-        """
+        """Patch grids of a dataset's images in order, in batches; on a CPU, of one image each."""
         total, samples = operator.length_hint(dataset), getattr(dataset, "samples", None)
+        extract_from = functools.partial(
+            extract,
+            self.backbone,
+            prepare=self.preparation,
+            patch_size=self.patch_size,
+            batch_size=self.batch_size,
+            workers=self.workers,
+        )
         if self.cache is None or samples is None:
-            batches = self._extract(dataset)
+            batches = extract_from(dataset)
         else:
             paths = [Path(sample.path) for sample in samples]
             batch_size = 1 if self.device.type == "cpu" else CACHED_BATCH
-            batches = cached_grids(self.cache, dataset, paths, self._extract, batch_size)
+            batches = cached_grids(self.cache, dataset, paths, extract_from, batch_size)
         done = 0
         for batch in batches:
             yield batch
@@ -332,24 +327,13 @@ class PatchCore:
         grids = grids.to(self.device)
         grids = grids if self.transform is None else self.transform.apply(grids)
         bank, patches, own = self.memory_bank, grids.flatten(1, 2), None
-        nearest, indices = (
-            x.view(patches.shape[:2]) for x in bank.neighbours(patches.flatten(0, 1))
-        )
+        neighbours = bank.neighbours(patches.flatten(0, 1))
+        nearest, indices = (x.view(patches.shape[:2]) for x in neighbours)
         distances = nearest.view(grids.shape[:3])
         if exclude_own:
             nearest, indices, own = exclude_own_rows(bank, patches, nearest, indices, coded)
         inside = mask_border(nearest.view(grids.shape[:3]), self.border).flatten(1)
         return image_scores(bank, patches, inside, indices, self.neighbors, own), distances
-
-    def _extract(self, dataset: Iterable) -> Iterator[PatchGrids]:
-        return extract(
-            self.backbone,
-            dataset,
-            self.preparation,
-            patch_size=self.patch_size,
-            batch_size=self.batch_size,
-            workers=self.workers,
-        )
 
     def _config(self) -> dict[str, object]:
         return {
@@ -368,12 +352,11 @@ class PatchCore:
 
     def _signature(self) -> dict[str, object]:
         """What cached features depend on besides the image."""
-        shaping = ("backbone", "layers", "image_size", "crop", "patch_size")
-        scale = self.preparation.scale
+        config, keys = self._config(), ["backbone", "layers", "image_size", "crop", "patch_size"]
+        keys += ["scale"] if self.preparation.scale != 1 else []
+        keys += ["normalize_brightness"] if self.preparation.normalize_brightness else []
         return {
-            **{key: self._config()[key] for key in shaping},
-            **({} if scale == 1 else {"scale": scale}),
-            **({"normalize_brightness": True} if self.preparation.normalize_brightness else {}),
+            **{key: config[key] for key in keys},
             "fingerprint": self.backbone.fingerprint,
             "precision": "float32" if self.device.type == "cpu" else "bfloat16 convolutions",
         }

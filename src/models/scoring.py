@@ -18,18 +18,11 @@ SIGMA = 4.0  # of the Gaussian that smooths anomaly maps, in pixels of the netwo
 
 @dataclass(frozen=True)
 class Prediction:
-    """The model's result for one image.
+    """The model's result for one image. `PatchCore.anomaly_map` draws it."""
 
-    Attributes:
-        score: Euclidean image score; larger is more anomalous.
-        distances: [h, w] float32, distance of each patch to the bank. `PatchCore.anomaly_map`
-            draws it.
-        image_size: (H, W) of the image.
-    """
-
-    score: float
-    distances: np.ndarray
-    image_size: Size
+    score: float  # Euclidean image score; larger is more anomalous
+    distances: np.ndarray  # [h, w] float32, distance of each patch to the bank
+    image_size: Size  # (H, W)
 
 
 def image_scores(
@@ -37,7 +30,7 @@ def image_scores(
     features: Tensor,
     distances: Tensor,
     indices: Tensor,
-    neighbors: int = 9,
+    neighbors: int,
     excluded: Tensor | None = None,
 ) -> Tensor:
     """Score images by their largest patch distance, re-weighted by the density of the bank there.
@@ -78,22 +71,16 @@ def mask_border(distances: Tensor, border: int) -> Tensor:
 
     The middle of a grid is kept even if it lies within the border.
     """
-    if not border:
-        return distances
     rows, columns = (min(border, (side - 1) // 2) for side in distances.shape[1:])
-    masked = torch.full_like(distances, -torch.inf)
-    middle = (slice(None), slice(rows, -rows or None), slice(columns, -columns or None))
-    masked[middle] = distances[middle]
-    return masked
+    margins = columns, columns, rows, rows
+    return F.pad(F.pad(distances, [-margin for margin in margins]), margins, value=-torch.inf)
 
 
 class CodedRows:
     """Finds the rows of a bank that came from an image although coding changed them.
 
-    Args:
-        bank: the memory bank.
-        sources: [n, D] rows before coding.
-        decoded: [n, D] the same rows after decoding; some of them are in the bank.
+    `sources` [n, D] are rows before coding, `decoded` [n, D] the same rows after decoding, of which
+    some are in the bank.
     """
 
     def __init__(self, bank: MemoryBank, sources: Tensor, decoded: Tensor) -> None:
@@ -124,14 +111,8 @@ def exclude_own_rows(
     """Distances of images to the bank without the rows that came from the image itself.
 
     An image that contributed to the bank finds its own patches there, at distance zero. Without
-    those rows it is scored like a new normal image.
-
-    Args:
-        bank: the memory bank.
-        features: [B, P, D] patches of the images, in the precision of the bank.
-        distances: [B, P] Euclidean distance of each patch to its nearest row.
-        indices: [B, P] that row.
-        coded: finds own rows that equal none of the image's patches.
+    those rows it is scored like a new normal image. Arguments are those of `image_scores`; features
+    are in the precision of the bank, and `coded` finds own rows that equal no patch.
 
     Returns:
         distances [B, P], infinite if the whole bank came from the image; indices [B, P]; and the
@@ -152,18 +133,10 @@ def exclude_own_rows(
 
 
 def anomaly_maps(distances: Tensor, image_size: Size, viewport: Viewport) -> Tensor:
-    """Draw patch distances as maps of the images.
+    """Draw patch distances [B, h, w] as maps [B, H, W] float32 of the images.
 
     Upsamples bilinearly to the network input and smooths with a Gaussian (sigma 4). Undoes the
     centre crop, with zeros outside it, and resizes bilinearly to the size of the images.
-
-    Args:
-        distances: [B, h, w] on the patch grid.
-        image_size: (H, W) of the images.
-        viewport: what the network saw of the images.
-
-    Returns:
-        [B, H, W] float32.
     """
     resized, cropped = viewport.resized, viewport.cropped
     grid = distances.float()[:, None]
@@ -194,11 +167,7 @@ def _kernel(device: torch.device) -> Tensor:
 
 
 def _undo_crop(x: Tensor, resized: Size, cropped: Size) -> Tensor:
-    """Pad a centre crop back to the resized image; cut off what lay beyond the image."""
-    top, left = (_margin(r, c) for r, c in zip(resized, cropped, strict=True))
-    return F.pad(x, (left, resized[1] - cropped[1] - left, top, resized[0] - cropped[0] - top))
-
-
-def _margin(resized: int, cropped: int) -> int:
-    """Pixels before torchvision's centre crop; negative if the crop is larger than the image."""
-    return round((resized - cropped) / 2) if resized >= cropped else -((cropped - resized) // 2)
+    """Pad torchvision's centre crop back to the resized image; a crop beyond it is cut off."""
+    height, width = (r - c for r, c in zip(resized, cropped, strict=True))
+    top, left = (round(x / 2) if x >= 0 else -(-x // 2) for x in (height, width))
+    return F.pad(x, (left, width - left, top, height - top))

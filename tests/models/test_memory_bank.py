@@ -64,7 +64,7 @@ def test_a_row_finds_itself_at_distance_zero(bank, rows):
 
 def test_many_queries_are_searched_in_tiles(bank, rows, monkeypatch):
     whole = bank.search(rows, 3)
-    monkeypatch.setattr("src.models.memory_bank.QUERIES", 7)
+    monkeypatch.setattr("src.models.search.flat_index.PAIRED_ROWS", 7)
     for one, other in zip(bank.search(rows, 3), whole, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 

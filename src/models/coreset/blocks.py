@@ -31,12 +31,7 @@ EXISTING_ROWS = 256, 4096  # existing rows per update: the smallest and the larg
 class BlockSelection:
     """The state of one selection: the picks, and the distance of every row to them.
 
-    Args:
-        rows: [N, D] in shards.
-        seed: fixes the first pick, see `start_row`.
-        target_size: number of rows to pick.
-        existing: [M, D] rows from which the selection continues.
-        squared_distances: [N] squared distances to such rows; if given, `existing` is not used.
+    The arguments are those of `farthest_first`. `squared_distances` take the place of `existing`.
 
     Raises:
         ValueError: rows hold NaN or infinite values.
@@ -91,16 +86,16 @@ class BlockSelection:
 
     def _continue_from(self, existing: Tensor | None, squared: np.ndarray | None) -> None:
         """Start from existing rows, or from the distances to them, instead of a start row."""
-        if existing is not None:
+        if squared is not None:
+            for shard in self.shards:
+                shard.lower(squared)
+        elif existing is not None:
             smallest, largest = EXISTING_ROWS
             done = 0
             while done < len(existing):
                 part = existing[done : done + min(largest, max(smallest, done))]
                 self._update(part.to(self.lead), done)
                 done += len(part)
-        elif squared is not None:
-            for shard in self.shards:
-                shard.set(squared)
         self.initial_radius = self.radius()
         self.distinct -= sum(shard.take_covered() for shard in self.shards)
         self.target = min(self.target, self.distinct)
@@ -122,9 +117,8 @@ class BlockSelection:
             bound: the largest squared distance outside; TAKEN if no row is left outside.
             rival: the smallest index outside at that distance.
         """
-        farthest = [shard.farthest(size + 1) for shard in self.shards]
-        members = torch.cat([indices.to(self.lead) for indices, _ in farthest])
-        squared = torch.cat([values.to(self.lead) for _, values in farthest])
+        farthest = zip(*(shard.farthest(size + 1) for shard in self.shards), strict=True)
+        members, squared = (torch.cat([x.to(self.lead) for x in parts]) for parts in farthest)
         order = squared.sort(descending=True, stable=True).indices  # members are ascending
         inside = order[:size].sort().values
         outside = order[size : size + 1]
@@ -144,9 +138,7 @@ class BlockSelection:
         self._update(self.rows.take(picks), before)
 
     def _update(self, centres: Tensor, previous: int) -> None:
-        run_parallel(
-            lambda shard: shard.update(centres.to(shard.shard.device), previous), self.shards
-        )
+        run_parallel(lambda shard: shard.update(centres, previous), self.shards)
 
     def _take(self, indices: Tensor) -> None:
         """Mark rows as no longer available."""
@@ -165,17 +157,14 @@ class BlockSelection:
 
 
 class _ShardDistances:
-    """Squared distances from the rows of one shard to their closest pick.
-
-    Attributes:
-        squared: [n]; TAKEN for rows that are not available.
-    """
+    """Squared distances from the rows of one shard to their closest pick."""
 
     def __init__(self, shard: Shard, exact: ProductScaling, approximate: ProductScaling) -> None:
         self.shard = shard
         self.exact, self.approximate = exact.to(shard.device), approximate.to(shard.device)
         norms = [self.approximate.norms(tile) for _, tile in shard.tiles()]
         self.norms, self.rounding = (torch.cat(values) for values in zip(*norms, strict=True))
+        # [n]; TAKEN for rows that are not available
         self.squared = torch.full((len(shard),), torch.inf, device=shard.device)
 
     def farthest(self, count: int) -> tuple[Tensor, Tensor]:
@@ -193,11 +182,11 @@ class _ShardDistances:
             local = torch.cat([above, equal[: count - len(above)]]).sort().values
         return local + self.shard.first, self.squared[local]
 
-    def set(self, squared: np.ndarray) -> None:
-        """Use known squared distances [N] of the whole set."""
+    def lower(self, squared: np.ndarray) -> None:
+        """Lower the distances to known squared distances [N] of the whole set."""
         own = squared[self.shard.first : self.shard.first + len(self.shard)]
         values = torch.tensor(own, dtype=torch.float32, device=self.shard.device)
-        self.squared = torch.where(self.squared == TAKEN, self.squared, values)
+        torch.minimum(self.squared, values, out=self.squared)
 
     def take_covered(self) -> int:
         """Mark rows at distance zero as taken; returns their number."""
@@ -207,6 +196,7 @@ class _ShardDistances:
 
     def update(self, picks: Tensor, previous: int) -> None:
         """Update the distances with new picks [b, D] that follow `previous` earlier ones."""
+        picks = picks.to(self.shard.device)
         exact, approximate = Centres(picks, self.exact), Centres(picks, self.approximate)
         # early on nearly every row comes closer, so a search for candidates does not pay
         compare_all = approximate.tiles == 1 and 2 * len(picks) >= previous
@@ -223,12 +213,7 @@ class _ShardDistances:
     def _candidates(
         self, rows: Tensor, part: slice, approximate: Centres, exact: Centres
     ) -> tuple[Tensor, Tensor]:
-        """Rows that may be closer to a new pick than to all earlier ones, and that pick.
-
-        Returns:
-            rows [n], once for each tile of picks that may be closer, and the tile's closest pick
-            [n].
-        """
+        """Pairs of a row and a tile's closest pick, for all that may bring the row closer: [n]."""
         norms, rounding = self.norms[part], self.rounding[part]
         # closer if |x|^2 - 2 (affinity + error) < squared distance
         threshold = (norms.square() - self.squared[part] * self.approximate.scale.square()) / 2

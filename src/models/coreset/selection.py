@@ -44,8 +44,7 @@ def greedy_coreset_selection(features: Rows, target_size: int, seed: int = 42) -
         ValueError: features are not a floating-point matrix or not finite, or target_size is out
             of range.
     """
-    coreset = farthest_first(features, target_size, seed)
-    return features[_indices_for(features, coreset.indices)]
+    return features[farthest_first(features, target_size, seed).indices]
 
 
 def random_coreset_selection(features: Rows, target_size: int, seed: int = 42) -> Rows:
@@ -55,8 +54,7 @@ def random_coreset_selection(features: Rows, target_size: int, seed: int = 42) -
         ValueError: features are not a floating-point matrix, or target_size is out of range.
     """
     _check_shape(features, target_size)
-    picks = np.random.default_rng(seed).choice(len(features), target_size, replace=False)
-    return features[_indices_for(features, picks)]
+    return features[np.random.default_rng(seed).choice(len(features), target_size, replace=False)]
 
 
 def farthest_first(
@@ -74,9 +72,9 @@ def farthest_first(
     """Select by farthest-first traversal; `greedy_coreset_selection` describes rows and errors.
 
     Args:
-        existing: [M, D] rows of an existing bank, from which the selection continues: the first
-            pick is the row farthest from it, and rows equal to one of it are not picked. It is
-            converted to the precision of the features.
+        existing: [M, D] rows of a bank from which the selection continues, converted to the
+            precision of the features. The first pick is the row farthest from it; its own rows are
+            not picked.
         squared_distances: [N] squared distances of the rows to an existing bank, if they are known.
         min_distance: stop at the first pick that is closer than this to all previous ones.
         devices: devices that share the rows and the work; by default the device of the rows. Rows
@@ -87,17 +85,16 @@ def farthest_first(
             affects speed, and the picks only if distances tie within rounding.
     """
     _check_shape(features, target_size)
-    rows = _as_tensor(features)
+    rows = as_tensor(features)
     continues = existing is not None or squared_distances is not None
     if not continues and rows.numel() <= IN_CACHE and rows.numel() * target_size <= FEW:
         coreset = _select_few(rows.cpu(), seed, target_size)
         if progress:
             progress(len(coreset.indices), len(coreset.indices))
     else:
-        if existing is not None:
-            existing = _like(rows, existing)
-        shards = Shards(rows, [torch.device(d) for d in devices] if devices else None)
-        selection = BlockSelection(shards, seed, target_size, existing, squared_distances)
+        bank = None if existing is None else _like(rows, existing)
+        shards = Shards(rows, devices)
+        selection = BlockSelection(shards, seed, target_size, bank, squared_distances)
         coreset = selection.run(min_distance, working_set, progress)
     if min_distance:
         coreset = _truncate(coreset, min_distance)
@@ -117,9 +114,8 @@ def _select_few(rows: Tensor, seed: int, target_size: int) -> Coreset:
     duplicates = find_duplicates(shards, start)
     distinct = len(rows) - len(duplicates)
     array = (rows.double() if rows.dtype == torch.bfloat16 else rows).numpy()
-    picks, squared = select_sequentially(
-        array, start, duplicates.numpy(), min(target_size, distinct)
-    )
+    target = min(target_size, distinct)
+    picks, squared = select_sequentially(array, start, duplicates.numpy(), target)
     return Coreset(picks, np.sqrt(squared).astype(np.float32), distinct)
 
 
@@ -133,18 +129,14 @@ def _truncate(coreset: Coreset, min_distance: float) -> Coreset:
 def _check_shape(features: Rows, target_size: int) -> None:
     if features.ndim != 2:
         raise ValueError(f"features must be [N, D], not of shape {tuple(features.shape)}")
-    floating = (
-        features.is_floating_point() if isinstance(features, Tensor) else features.dtype.kind == "f"
-    )
-    if not floating:
+    if "float" not in str(features.dtype):
         raise ValueError(f"features must be floating-point numbers, not {features.dtype}")
-    if not 1 <= target_size <= len(features):
-        raise ValueError(
-            f"target_size is {target_size}: it must be 1 to {len(features)} (the rows)"
-        )
+    size = len(features)
+    if not 1 <= target_size <= size:
+        raise ValueError(f"target_size is {target_size}: it must be 1 to {size} (the rows)")
 
 
-def _as_tensor(features: np.ndarray | Tensor) -> Tensor:
+def as_tensor(features: np.ndarray | Tensor) -> Tensor:
     """The rows as a tensor that shares their memory if possible; it is never written to."""
     if isinstance(features, Tensor):
         return features.detach().contiguous()
@@ -155,15 +147,9 @@ def _as_tensor(features: np.ndarray | Tensor) -> Tensor:
 
 def _like(features: Tensor, existing: np.ndarray | Tensor) -> Tensor:
     """The existing rows in the precision of the features."""
-    rows = _as_tensor(existing)
+    rows = as_tensor(existing)
     if rows.ndim != 2 or rows.shape[1] != features.shape[1]:
         raise ValueError(f"existing rows must be [M, {features.shape[1]}], not {tuple(rows.shape)}")
     rows = rows.to(features.dtype)
     refuse_nonfinite(count_nonfinite_rows(rows), len(rows), "existing rows")
     return rows
-
-
-def _indices_for(features: Rows, indices: np.ndarray) -> Rows:
-    if isinstance(features, Tensor):
-        return torch.as_tensor(indices, device=features.device)
-    return indices

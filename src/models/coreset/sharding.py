@@ -22,29 +22,22 @@ COPY_BYTES = 256 * 2**20  # bytes per tile copied from host memory
 
 
 class Shard:
-    """Consecutive rows of a set, and the device that works on them.
-
-    Attributes:
-        rows: [n, D], on `device` or in host memory.
-        device: where `tiles` and `take` return rows.
-        first: index of the first row in the whole set.
-    """
+    """Consecutive rows of a set, and the device that works on them."""
 
     def __init__(self, rows: Tensor, device: torch.device, first: int) -> None:
-        self.device, self.first = device, first
+        self.device = device  # where `tiles` and `take` return rows
+        self.first = first  # index of the first row in the whole set
         fits = rows.device == device or rows.nbytes <= RESIDENT_SHARE * free_memory(device)
-        self.rows = rows.to(device) if fits else rows
+        self.rows = rows.to(device) if fits else rows  # [n, D], on the device or in host memory
         self.dim = rows.shape[1]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def tiles(self, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """The rows on the device, tile by tile.
+        """The rows on the device, in tiles of `size` rows, or as element-wise work needs them.
 
-        Args:
-            size: rows per tile; by default as many as element-wise work takes at a time. Rows in
-                host memory come in tiles of their own size.
+        Rows in host memory come in tiles of their own size.
         """
         if self.rows.device != self.device:
             yield from self._copied_tiles()
@@ -88,23 +81,16 @@ class Shard:
 
 
 class Shards:
-    """A set of rows [N, D] as shards.
+    """A set of rows [N, D] as shards; by default one, on the device of the rows."""
 
-    Args:
-        rows: on any device, or in host memory.
-        devices: devices that share the work; the first one leads. By default the device of the
-            rows.
-    """
-
-    def __init__(self, rows: Tensor, devices: Sequence[torch.device] | None = None) -> None:
-        devices = [_with_index(device) for device in devices or [rows.device]]
-        self.lead = devices[0]
+    def __init__(self, rows: Tensor, devices: Sequence[str | torch.device] | None = None) -> None:
+        workers = [_with_index(torch.device(device)) for device in devices or [rows.device]]
+        self.lead = workers[0]
         self.dim, self.dtype = rows.shape[1], rows.dtype
-        share = -(-len(rows) // len(devices))
-        spans = list(tiles(len(rows), share))
+        spans = tiles(len(rows), -(-len(rows) // len(workers)))
         self.parts = [
             Shard(rows[span], device, span.start)
-            for span, device in zip(spans, devices, strict=False)
+            for span, device in zip(spans, workers, strict=False)
         ]
 
     def __len__(self) -> int:
@@ -120,9 +106,7 @@ class Shards:
             return self.parts[0].take(indices)
         out = torch.empty(len(indices), self.dim, dtype=self.dtype, device=self.lead)
         for part, inside in zip(self.parts, self.masks(indices), strict=True):
-            positions = torch.nonzero(inside).squeeze(1)
-            local = (indices[positions] - part.first).to(part.device)
-            out[positions] = part.take(local).to(self.lead)
+            out[inside] = part.take(indices[inside] - part.first).to(self.lead)
         return out
 
     def masks(self, indices: Tensor) -> list[Tensor]:

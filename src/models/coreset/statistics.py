@@ -29,10 +29,8 @@ def start_row(rows: Shards, seed: int) -> int:
     It depends on neither the order of the rows nor how they are sharded.
     """
     direction = torch.as_tensor(np.random.default_rng(seed).standard_normal(rows.dim))
-    candidates = rows.map(
-        lambda shard: _start_candidates(shard, direction.float().to(shard.device)).to(rows.lead)
-    )
-    indices = torch.cat(candidates)  # ascending
+    candidates = rows.map(lambda shard: _start_candidates(shard, direction.float()))
+    indices = torch.cat([x.to(rows.lead) for x in candidates])  # ascending
     projections = (rows.take(indices).cpu().double() * direction).sum(1)
     return int(indices[int(projections.argmax())])
 
@@ -71,6 +69,7 @@ def _start_candidates(shard: Shard, direction: Tensor) -> Tensor:
 
     Returns enough candidates that float32 rounding cannot drop the true maximum.
     """
+    direction = direction.to(shard.device)
     projections = torch.empty(len(shard), device=shard.device)
     for where, tile in shard.tiles():
         for part in tiles(len(tile), _float_rows(shard)):

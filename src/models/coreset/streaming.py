@@ -19,18 +19,13 @@ log = logging.getLogger(__name__)
 class Selection:
     """A coreset of rows that arrived in parts.
 
-    Attributes:
-        features: [k, D] in the order picked; any prefix is the smaller coreset.
-        radii: [k] covering radius of all rows after each pick; an upper bound if the rows had to
-            be reduced to fit the memory limit.
-        seen: number of rows that arrived.
-        initial_radius: the same radius before the first pick, by the existing rows.
+    Radii are upper bounds if the rows had to be reduced to fit the memory limit.
     """
 
-    features: Tensor
-    radii: Tensor
-    seen: int
-    initial_radius: float
+    features: Tensor  # [k, D] in the order picked; any prefix is the smaller coreset
+    radii: Tensor  # [k] covering radius of all rows after each pick
+    seen: int  # number of rows that arrived
+    initial_radius: float  # covering radius before the first pick, by the existing rows
 
 
 class BoundedRows:
@@ -53,7 +48,10 @@ class BoundedRows:
         expected: int | None = None,
     ) -> None:
         self.seed, self.device, self.expected = seed, torch.device(device), expected
-        self.limit = _default_limit(self.device) if limit is None else limit
+        if limit is None:
+            on_gpu = self.device.type == "cuda"
+            limit = int(0.6 * free_memory(self.device)) if on_gpu else 2 * 2**30
+        self.limit = limit
         self.rows: Tensor | None = None  # [capacity, D]
         self.count = self.seen = 0
         self.slack = 0.0  # covering radius of all rows seen by the rows kept
@@ -89,12 +87,8 @@ class BoundedRows:
     ) -> Selection:
         """Farthest-first coreset of `target` rows, or of all rows kept if those are fewer.
 
-        Args:
-            target: number of rows to pick.
-            progress: called with (number of picks, target).
-            existing: [M, D] rows of a bank from which the selection continues.
-            squared_distances: squared distances of all rows seen to that bank, if known. They save
-                computing them, unless the rows had to be reduced.
+        The other arguments are those of `farthest_first`. Known distances are those of all rows
+        seen; they are not used if the rows had to be reduced.
 
         Raises:
             ValueError: there are no rows, or they hold NaN or infinite values.
@@ -116,10 +110,9 @@ class BoundedRows:
             devices=devices_for(rows.numel(), self.device),
             progress=progress,
         )
-        picks = torch.as_tensor(coreset.indices, device=rows.device)
         radii = torch.as_tensor(coreset.radii) + self.slack
         initial = coreset.initial_radius + self.slack
-        return Selection(rows[picks].cpu(), radii, self.seen, initial)
+        return Selection(rows[coreset.indices].cpu(), radii, self.seen, initial)
 
     def _allocate(self, rows: Tensor, count: int | None) -> Tensor:
         """Memory for rows like these: up to the limit, or on a GPU for `count` of them."""
@@ -144,7 +137,3 @@ class BoundedRows:
         self.count = len(kept.features)
         rows[: self.count] = kept.features
         log.info("features reached the memory limit: reduced to %d rows", self.count)
-
-
-def _default_limit(device: torch.device) -> int:
-    return int(0.6 * free_memory(device)) if device.type == "cuda" else 2 * 2**30

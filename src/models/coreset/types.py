@@ -13,16 +13,9 @@ TAKEN = -1.0  # the squared distance of rows that cannot be picked: picks and du
 
 @dataclass(frozen=True)
 class Coreset:
-    """A farthest-first selection.
+    """A farthest-first selection."""
 
-    Attributes:
-        indices: [k] int64, in the order picked; any prefix is the smaller coreset.
-        radii: [k] float32, Euclidean covering radius of all rows after each pick.
-        distinct: number of distinct rows to pick from, an upper bound on k.
-        initial_radius: covering radius before the first pick: by the existing rows, else infinite.
-    """
-
-    indices: np.ndarray
-    radii: np.ndarray
-    distinct: int
-    initial_radius: float = math.inf
+    indices: np.ndarray  # [k] int64, in the order picked; any prefix is the smaller coreset
+    radii: np.ndarray  # [k] float32, Euclidean covering radius of all rows after each pick
+    distinct: int  # number of distinct rows to pick from, an upper bound on k
+    initial_radius: float = math.inf  # before the first pick, by the existing rows if there are any

@@ -18,10 +18,7 @@ def pick_inside(
 
     Args:
         rows: [B, D] rows of the members around a common origin, in the precision to compute in.
-        squared: [B] their current squared distances.
-        members: [B] their indices, ascending, so that the first among equals comes first overall.
-        bound: the largest squared distance outside.
-        rival: the smallest index outside at that distance.
+        squared, members, bound, rival: the working set; see `BlockSelection`.
         most: number of picks still wanted.
 
     Returns:

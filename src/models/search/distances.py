@@ -10,7 +10,6 @@ error. On a CPU the product runs as a 1 x 1 convolution: torch passes it to oneD
 as the best matrix product on all processors, and twice as fast as torch's own on some.
 """
 
-import functools
 import importlib.util
 import math
 from collections.abc import Iterator
@@ -29,22 +28,17 @@ TILE_ROWS = 4096  # rows per product on a CPU
 TILE_CENTRES = 1024  # centres per product on a CPU
 FAR_FROM_ORIGIN = 16.0  # |mean|^2 over the variance, above which cancellation costs precision
 HALF_DTYPES = (torch.float16, torch.bfloat16)
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 Mask = tuple[Tensor, Tensor]  # [M] and [b] int32: a query ignores centres with its own number
 
 
 @dataclass(frozen=True)
 class ProductScaling:
-    """Coordinates in which products are formed: (x - origin) * scale.
+    """Coordinates in which products are formed: (x - origin) * scale."""
 
-    Attributes:
-        origin: [D]. Shifting rows by it limits the cancellation in |q - c|^2.
-        scale: a power of two that brings rows into the range of half precision; 1 on a CPU.
-        is_identity: rows are used as they are.
-    """
-
-    origin: Tensor
-    scale: Tensor
-    is_identity: bool = False
+    origin: Tensor  # [D]; shifting rows by it limits the cancellation in |q - c|^2
+    scale: Tensor  # [], a power of two that brings rows into half precision's range; 1 on a CPU
+    is_identity: bool = False  # rows are used as they are
 
     @classmethod
     def around(cls, origin: Tensor, max_magnitude: Tensor) -> "ProductScaling":
@@ -80,15 +74,9 @@ class ProductScaling:
 
 
 class Centres:
-    """Rows prepared for queries to be compared with.
+    """Rows [b, D] prepared for queries to be compared with, in `tiles` tiles of `tile` rows.
 
-    Args:
-        rows: [b, D], on the device of the scaling.
-        scaling: where to form the products. The identity on a GPU needs half-precision rows.
-
-    Attributes:
-        tile: centres per tile; `approximate` reports the best centre of each tile.
-        tiles: number of tiles.
+    On a GPU, a scaling that is the identity needs rows in half precision.
     """
 
     def __init__(self, rows: Tensor, scaling: ProductScaling) -> None:
@@ -127,10 +115,10 @@ class Centres:
         """The closest centre of one tile, for pairs of a query and a tile. Needs the GPU kernels.
 
         Args:
-            queries: [M, D], unscaled.
+            queries: [M, D].
             picked: [n] int64, the query of each pair.
             tile: [n] int64, the tile of each pair, ascending.
-            mask: as for `approximate`.
+            mask: see `Mask`.
 
         Returns:
             [n] int64, indices into all centres.
@@ -139,20 +127,16 @@ class Centres:
 
         counts = torch.bincount(tile, minlength=self.tiles)
         operands = self._operands(kernels.SPLIT)
-        return kernels.affinity_in_tile(queries, picked, counts, operands, mask)[1]
+        return kernels.closest_in_tile(queries, picked, counts, operands, mask)
 
     def approximate(
         self, queries: Tensor, mask: Mask | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Affinity to the closest centre of each tile, wrong by at most `error_bound`.
-
-        Args:
-            queries: [M, D], unscaled.
-            mask: a query ignores centres with its own number. If it ignores a whole tile, its
-                affinity there is -infinity.
+        """Affinity of queries [M, D] to the closest centre of each tile, within `error_bound`.
 
         Returns:
-            affinities [tiles, M], and the centres' indices [tiles, M]; None with GPU kernels.
+            affinities [tiles, M], -infinity where the mask ignores a whole tile; and the centres'
+            indices [tiles, M], or None with GPU kernels.
         """
         if uses_kernels(self.half_norms):
             from src.models.search import kernels
@@ -162,19 +146,13 @@ class Centres:
         return self._by_products(queries, mask)
 
     def error_bound(self, norms: Tensor, rounding: Tensor) -> Tensor:
-        """Bound on the error of `approximate` for queries with these `ProductScaling.norms`: [M].
-
-        It covers the rounding of the squared norms, too.
-        """
+        """Bound [M] on the error of `approximate`, and of squared norms, from `scaling.norms`."""
         dim, epsilon = self.scaling.origin.numel(), torch.finfo(torch.float32).eps
         # tensor cores truncate their sums after every 16 summands; a CPU rounds
         relative = epsilon * (dim / 8 if uses_kernels(self.half_norms) else math.sqrt(dim))
         operands = rounding * self.max_norm + (norms + rounding) * self.max_rounding
-        return (
-            operands
-            + relative * norms * self.max_norm
-            + 8 * epsilon * (norms + self.max_norm).square()
-        )
+        products = relative * norms * self.max_norm
+        return operands + products + 8 * epsilon * (norms + self.max_norm).square()
 
     def _by_products(self, queries: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor]:
         best = self.half_norms.new_empty(self.tiles, len(queries))
@@ -198,12 +176,7 @@ class Centres:
 
 
 def near_origin(mean: Tensor, mean_square: Tensor) -> bool:
-    """Whether rows lie close enough to the origin to form products without shifting them.
-
-    Args:
-        mean: [D], of the rows.
-        mean_square: [], mean squared norm of the rows.
-    """
+    """Whether rows of this mean [D] and mean squared norm need no shift before products."""
     offset = mean.square().sum()
     return bool(offset <= FAR_FROM_ORIGIN * (mean_square - offset))
 
@@ -243,9 +216,4 @@ def count_nonfinite_rows(rows: Tensor) -> int:
 
 def uses_kernels(rows: Tensor) -> bool:
     """Whether products of these rows run in our GPU kernels."""
-    return rows.is_cuda and _has_triton()
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return rows.is_cuda and HAS_TRITON

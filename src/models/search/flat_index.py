@@ -28,15 +28,10 @@ HEADROOM = 64.0  # queries may be this much larger than the rows within the rang
 
 
 class Exclusion(NamedTuple):
-    """Rows that groups of queries must not match.
+    """Rows that groups of queries must not match."""
 
-    Attributes:
-        rows: [G, N] bool, the rows that each group excludes.
-        group: [M] int64, the group of each query.
-    """
-
-    rows: Tensor
-    group: Tensor
+    rows: Tensor  # [G, N] bool, the rows that each group excludes
+    group: Tensor  # [M] int64, the group of each query
 
 
 class FlatIndex:
@@ -48,6 +43,8 @@ class FlatIndex:
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = _supported(rows)
+        self._mean = self.rows.mean(0, dtype=torch.float32)
+        self._max_magnitude = _max_magnitude(self.rows)
 
     def nearest(self, queries: Tensor, exclusion: Exclusion | None = None) -> tuple[Tensor, Tensor]:
         """The row closest to each query [M, D].
@@ -96,10 +93,10 @@ class FlatIndex:
             if exclusion is not None:
                 affinity.masked_fill_(exclusion.rows[exclusion.group[part]], -torch.inf)
             largest, closest = affinity.max(1, keepdim=True) if k == 1 else affinity.topk(k)
-            columns = [paired_distances(queries[part], self.rows, i) for i in closest.unbind(1)]
-            exact = torch.stack(columns, 1).masked_fill_(largest == -torch.inf, torch.inf)
-            squared[part], order = exact.sort(dim=1, stable=True)
-            index[part] = closest.gather(1, order)
+            excluded = largest == -torch.inf
+            squared[part], index[part] = rank_by_difference(
+                queries[part], self.rows, closest, excluded
+            )
         return squared, index
 
     def _closest(
@@ -134,7 +131,7 @@ class FlatIndex:
         """The rows, prepared in the cheapest way that is accurate for these queries."""
         if not uses_kernels(self.rows):
             return self._shifted
-        if self._needs_no_shift and queries.dtype == self.rows.dtype:
+        if self._unchanged and queries.dtype == self.rows.dtype:
             return self._unchanged
         max_magnitude = _max_magnitude(queries)
         if max_magnitude <= HEADROOM * self._max_magnitude:
@@ -142,31 +139,18 @@ class FlatIndex:
         return Centres(self.rows, ProductScaling.around(self._mean, max_magnitude))
 
     @functools.cached_property
-    def _mean(self) -> Tensor:
-        return self.rows.mean(0, dtype=torch.float32)
-
-    @functools.cached_property
-    def _max_magnitude(self) -> Tensor:
-        return _max_magnitude(self.rows)
-
-    @functools.cached_property
-    def _identity(self) -> ProductScaling:
-        return ProductScaling.identity(self.rows.shape[1], self.rows.device)
-
-    @functools.cached_property
-    def _needs_no_shift(self) -> bool:
+    def _unchanged(self) -> Centres | None:
+        """The rows as they are; None if products of them would not be accurate."""
         if self.rows.dtype not in HALF_DTYPES:
-            return False
-        return near_origin(self._mean, self._identity.norms(self.rows)[0].square().mean())
+            return None
+        identity = ProductScaling.identity(self.rows.shape[1], self.rows.device)
+        can_stay = near_origin(self._mean, identity.norms(self.rows)[0].square().mean())
+        return Centres(self.rows, identity) if can_stay else None
 
     @functools.cached_property
     def _shifted(self) -> Centres:
         scaling = ProductScaling.around(self._mean, HEADROOM * self._max_magnitude)
         return Centres(self.rows, scaling)
-
-    @functools.cached_property
-    def _unchanged(self) -> Centres:
-        return Centres(self.rows, self._identity)
 
 
 def paired_distances(
@@ -190,6 +174,27 @@ def paired_distances(
         difference = query.float() - rows[index[part]].float()
         out[part] = (difference * difference).sum(1)
     return out
+
+
+def rank_by_difference(
+    queries: Tensor, rows: Tensor, index: Tensor, excluded: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sort the rows [M, k] found for each query by their exact squared distance.
+
+    Args:
+        queries: [M, D].
+        rows: [N, D].
+        index: [M, k] int64.
+        excluded: [M, k] bool, rows whose distance counts as infinite.
+
+    Returns:
+        squared distances [M, k] float32, ascending, and indices [M, k].
+    """
+    squared = torch.stack([paired_distances(queries, rows, i) for i in index.unbind(1)], 1)
+    if excluded is not None:
+        squared.masked_fill_(excluded, torch.inf)
+    squared, order = squared.sort(dim=1, stable=True)
+    return squared, index.gather(1, order)
 
 
 def _supported(rows: Tensor) -> Tensor:

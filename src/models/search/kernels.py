@@ -22,21 +22,14 @@ SPLIT = 2  # three products of high and low parts, as accurate as float32
 
 
 class Operands(NamedTuple):
-    """Centres as operands of half-precision products, and how to scale the rows.
+    """Centres as operands of half-precision products, and how to scale the rows."""
 
-    Attributes:
-        origin, scale: [D] and [] float32; ignored if the mode is UNCHANGED.
-        high, low: [b, D] centres rounded to half precision, and the remainders.
-        half_norms: [b] float32, |c|^2 / 2.
-        mode: UNCHANGED, ROUNDED or SPLIT.
-    """
-
-    origin: Tensor
-    scale: Tensor
-    high: Tensor
-    low: Tensor
-    half_norms: Tensor
-    mode: int
+    origin: Tensor  # [D] float32; like the scale, ignored if the mode is UNCHANGED
+    scale: Tensor  # [] float32
+    high: Tensor  # [b, D] centres rounded to half precision
+    low: Tensor  # [b, D] the remainders
+    half_norms: Tensor  # [b] float32, |c|^2 / 2
+    mode: int  # UNCHANGED, ROUNDED or SPLIT
 
 
 @triton.jit
@@ -251,20 +244,20 @@ def affinity(
             n, count, dim, OPERANDS=centres.mode, INDEX=with_index, MASKED=mask is not None,
             EVEN=dim % shape["BK"] == 0, GROUP=8, **shape,
         )  # fmt: skip
-    return _best_tile(best, at) if with_index else (best, at)
+    return _best_of_tiles(best, at) if with_index else (best, at)
 
 
-def affinity_in_tile(
+def closest_in_tile(
     rows: Tensor, picked: Tensor, counts: Tensor, centres: Operands, mask: Mask | None
-) -> tuple[Tensor, Tensor]:
-    """`affinity` within one tile of centres, for n pairs of a row and a tile.
+) -> Tensor:
+    """The centre of largest affinity in one tile, for n pairs of a row and a tile: [n] int64.
 
     Args:
+        rows: [M, D].
         picked: [n] int64, the row of each pair, ordered by tile.
         counts: [tiles] int64, the number of pairs with each tile.
-
-    Returns:
-        affinities [n] float32, and indices into all centres [n] int64.
+        centres: the centres [b, D].
+        mask: as for `affinity`.
     """
     n, dim = len(picked), rows.shape[1]
     shape, tile = _shape(rows.device, centres.mode), tile_centres(rows.device)
@@ -279,12 +272,10 @@ def affinity_in_tile(
             OPERANDS=centres.mode, MASKED=mask is not None, EVEN=dim % shape["BK"] == 0, TILE=tile,
             LANES=max(16, triton.next_power_of_2(len(counts))), **shape,
         )  # fmt: skip
-    return _best_tile(best, at)
+    return _best_of_tiles(best, at)[1]
 
 
-def _best_tile(best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    if len(best) == 1:
-        return best[0], at[0].long()
+def _best_of_tiles(best: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     value, tile = best.max(0)
     return value, at.gather(0, tile[None])[0].long()
 

@@ -52,6 +52,6 @@ def test_where_rows_lie_changes_no_pick(lies, dtype, monkeypatch):
         devices = ["cuda:0"] * 3
     else:
         monkeypatch.setattr(shards, "RESIDENT_SHARE", 0.0)
-        monkeypatch.setattr(shards, "PASSING_BYTES", 2**16)
+        monkeypatch.setattr(shards, "COPY_BYTES", 2**16)
         rows = rows.pin_memory() if lies == "pinned" else rows
     assert (farthest_first(rows, 700, devices=devices).indices == expected).all()
