@@ -89,7 +89,7 @@ def compared(study: Study) -> Plot | None:
     put_legend(figure, axes)
     alt = f"Image AUROC, {', '.join(sides)}, by group; the first table holds the values"
     title, caption = "Local, federated, centralized", "Bars: 95 % intervals over the seeds."
-    return _saved(figure, "compared", title, alt, caption if _several_seeds(study) else "")
+    return _saved(figure, "compared", title, alt, caption if study.several_seeds else "")
 
 
 def against_upload(study: Study) -> Plot | None:
@@ -191,7 +191,7 @@ def by_client(study: Study) -> Plot | None:
     axes.set_xlabel(f"{AUROC} of the merged bank on a client's own test images")
     put_legend(figure, axes)
     alt = "Image AUROC of each client, by group, the worst marked; the table holds the values"
-    caption = "The clients of all seeds." if _several_seeds(study) else ""
+    caption = "The clients of all seeds." if study.several_seeds else ""
     return _saved(figure, "clients", "Fairness", alt, caption)
 
 
@@ -276,8 +276,8 @@ def group_marks(axes: Axes, points: Sequence[tuple[Group, float, float]]) -> Non
 
 def points_of(groups: Sequence[Group], x: str, y: str) -> list[tuple[Group, float, float]]:
     """The groups that have both values, and their means."""
-    means = [(group, group.mean(x), group.mean(y)) for group in groups]
-    return [(g, a, b) for g, a, b in means if a is not None and b is not None]
+    means = [(group, group.estimate(x), group.estimate(y)) for group in groups]
+    return [(group, a.mean, b.mean) for group, a, b in means if a and b]
 
 
 def _varies(study: Study, key: str) -> bool:
@@ -287,10 +287,6 @@ def _varies(study: Study, key: str) -> bool:
 
 def _sides(study: Study) -> list[str]:
     return [side for side, (key, *_) in SIDES.items() if any(g.values(key) for g in study.groups)]
-
-
-def _several_seeds(study: Study) -> bool:
-    return any(len(group.runs) > 1 for group in study.groups)
 
 
 def _once(name: str, first: bool) -> str:
