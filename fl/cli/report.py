@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.cli.terminal import console, errors
+from fl.config import affects
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def report(
     from src.reporting.study.groups import read_study
     from src.reporting.study.page import write_study
 
-    study = read_study(paths)
+    study = read_study(paths, sets_apart=lambda key: affects(key) == "result")
     folder = out or paths[0] / "report"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out: {folder} is a file; name a folder")

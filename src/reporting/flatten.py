@@ -24,11 +24,11 @@ def flatten_metrics(metrics: RunMetrics) -> dict[str, int | float]:
     content = metrics.content()
     flat: dict[str, int | float] = {}
     for part in PARTS:
-        flat |= _leaves(part, content.get(part))
+        flat.update(_leaves(part, content.get(part)))
     for side in ("mean", "worst"):
         local = content["local"].get(side, {})
-        flat |= _leaves(f"local.{side}", local.get("image_auroc"))
-        flat |= _leaves(f"local.{side}", local)
+        flat.update(_leaves(f"local.{side}", local.get("image_auroc")))
+        flat.update(_leaves(f"local.{side}", local))
     flat["traffic.upload_bytes"] = sum(metrics.traffic.upload_bytes)
     flat["traffic.broadcast_bytes"] = metrics.traffic.broadcast_bytes
     flat["clients"] = len(metrics.local.clients)
@@ -36,13 +36,9 @@ def flatten_metrics(metrics: RunMetrics) -> dict[str, int | float]:
     return flat
 
 
-def _leaves(name: str, value: object) -> dict[str, int | float]:
-    return dict(_walk(name, value))
-
-
-def _walk(name: str, value: object) -> Iterator[tuple[str, int | float]]:
+def _leaves(name: str, value: object) -> Iterator[tuple[str, int | float]]:
     if isinstance(value, Mapping):
         for key, child in value.items():
-            yield from _walk(f"{name}.{key}", child)
+            yield from _leaves(f"{name}.{key}", child)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name, value

@@ -14,19 +14,18 @@ from jinja2 import DictLoader, Environment
 from PIL import Image
 
 
-def render_page(template: str, style: str = "", **content: Any) -> str:
+def render_page(template: str, **content: Any) -> str:
     """A page from its template, which may use the macros of "parts.html".
 
     Args:
-        template: Jinja; it begins with `{% include "head.html" %}`.
-        style: further rules of the style sheet.
+        template: Jinja, of what stands between `<main>` and `</main>`.
         content: what the template names; `title` and `facts` go into the head.
     """
-    parts = {"head.html": HEAD, "parts.html": PARTS, "style.css": STYLE + style}
+    parts = {"parts.html": PARTS, "main.html": template, "style.css": STYLE}
     jinja = Environment(
         loader=DictLoader(parts), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return jinja.from_string(template).render(content)
+    return jinja.from_string(PAGE).render(content)
 
 
 def picture_uri(image: np.ndarray, form: str = "png") -> str:
@@ -42,7 +41,7 @@ def picture_uri(image: np.ndarray, form: str = "png") -> str:
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-HEAD: Final = r"""
+PAGE: Final = r"""
 <!doctype html>
 <html lang="en">
 <head>
@@ -59,6 +58,11 @@ HEAD: Final = r"""
 <h1>{{ title }}</h1>
 <p class="facts">{% for fact in facts %}<span>{{ fact }}</span>{% endfor %}</p>
 </header>
+<main>
+{% include "main.html" %}
+</main>
+</body>
+</html>
 """
 
 PARTS: Final = r"""
@@ -158,6 +162,7 @@ figure { margin: 0; min-width: 0; max-width: 100%; }
 .plot { margin: 0 0 1.5rem; }
 .scroll { overflow-x: auto; }
 .plot img { display: block; height: auto; max-width: max(100%, 22rem); }
+.plot[id] img { max-width: max(100%, 40rem); }  /* the wide ones of a study */
 @media screen and (prefers-color-scheme: dark) { .plot img { filter: invert(0.9) hue-rotate(180deg); } }
 @media (max-width: 34rem) { th, td { padding: 0.4rem 0.5rem; } }
 
@@ -166,6 +171,10 @@ figure { margin: 0; min-width: 0; max-width: 100%; }
 .pair img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
 .gallery figcaption { margin-top: 0.4rem; line-height: 1.4; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .gallery b { color: var(--ink); font-weight: 600; }
+.sheets { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 26rem)); margin: 1rem 0; }
+.sheets img { display: block; width: 100%; margin-bottom: 0.4rem; }
+.pixels { image-rendering: pixelated; }
+.sheet { background: var(--panel); }
 details { border-top: 1px solid var(--rule); padding: 0.7rem 0; }
 details:last-of-type { border-bottom: 1px solid var(--rule); }
 summary { cursor: pointer; font-weight: 500; }
@@ -174,7 +183,7 @@ summary { cursor: pointer; font-weight: 500; }
   .box { max-height: none; overflow: visible; }
   figure, tr, .refused { break-inside: avoid; }
   .scroll { overflow: visible; }
-  .plot img { max-width: 100%; }
+  .plot img, .plot[id] img { max-width: 100%; }
   th, td { padding: 0.25rem 0.4rem; }
   table { font-size: 0.8rem; }
   thead th { position: static; }

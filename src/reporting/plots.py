@@ -6,9 +6,9 @@ The same data give the same bytes. Plots have no background: a page inverts them
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib as mpl
@@ -48,44 +48,35 @@ BINS = 30
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot as SVG, for a study also as PNG, with what it shows in words."""
+    """A figure drawn in STYLE, and what it shows in words."""
 
+    figure: Figure
     name: str
     title: str
     alt: str
-    caption: str
-    svg: bytes
-    png: bytes = b""
+    caption: str = ""
+
+    @cached_property
+    def svg(self) -> bytes:
+        """For a page."""
+        return self._saved("svg", transparent=True, metadata={"Date": None, "Creator": None})
+
+    @cached_property
+    def png(self) -> bytes:
+        """For a paper."""
+        return self._saved("png", metadata={"Software": None})
+
+    def _saved(self, form: str, **options: Any) -> bytes:
+        """Neither date nor version goes into the file: they would change its bytes."""
+        file = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(file, format=form, dpi=DPI, **options)
+        return file.getvalue()
 
     @property
     def uri(self) -> str:
         """The SVG as a data URI."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
-
-
-@contextmanager
-def plot_style() -> Iterator[None]:
-    """The style of all plots, for as long as they are drawn."""
-    with mpl.rc_context():
-        mpl.rcParams.update(STYLE)
-        yield
-
-
-def saved_plot(
-    figure: Figure, name: str, title: str, alt: str, caption: str = "", png: bool = False
-) -> Plot:
-    """A figure as a plot, rendered as SVG and, if asked for, as PNG."""
-    raster = _saved(figure, "png") if png else b""
-    return Plot(name, title, alt, caption, _saved(figure, "svg"), raster)
-
-
-def _saved(figure: Figure, form: str) -> bytes:
-    """Neither date nor version goes into the file: they would change its bytes."""
-    svg = form == "svg"
-    metadata: dict[str, Any] = {"Date": None, "Creator": None} if svg else {"Software": None}
-    file = io.BytesIO()
-    figure.savefig(file, format=form, dpi=DPI, metadata=metadata, transparent=svg)
-    return file.getvalue()
 
 
 def new_figure(width: float = WIDTH, height: float = 3.7) -> tuple[Figure, Axes]:
@@ -106,14 +97,14 @@ def marker_of(number: int, groups: int) -> tuple[str, str]:
     return MARKERS[number], COLOURS[number % len(COLOURS)]
 
 
-def put_legend(figure: Figure, axes: Axes) -> None:
-    """Put a legend above the axes, in as many columns as fit; none for a single name."""
-    handles, names = axes.get_legend_handles_labels()
+def finished_plot(figure: Figure, name: str, title: str, alt: str, caption: str = "") -> Plot:
+    """A figure as a plot, with a legend of its first axes above them; none for a single name."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
     if 1 < len(names) <= len(MARKERS):
         room = round(LEGEND * figure.get_figwidth() / WIDTH)
-        place: dict[str, Any] = {"loc": "outside upper left", "frameon": False}
-        lines = [two_lines(name, room) for name in names]
-        figure.legend(handles, lines, ncols=legend_columns(names, room), **place)
+        lines, columns = [two_lines(name, room) for name in names], legend_columns(names, room)
+        figure.legend(handles, lines, ncols=columns, loc="outside upper left", frameon=False)
+    return Plot(figure, name, title, alt, caption)
 
 
 def legend_columns(names: Sequence[str], room: int = LEGEND) -> int:

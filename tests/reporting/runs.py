@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fl.config import affects
 from src.storage.run_metrics import RunMetrics
 
 STAGES = {"features": 0.0, "coreset": 0.0, "merge": 0.0, "evaluate": 0.0, "local": 0.0}
@@ -35,3 +36,8 @@ def content_of(**changes: Any) -> dict[str, Any]:
 def metrics_of(**changes: Any) -> RunMetrics:
     """The same, through the schema."""
     return RunMetrics.model_validate(content_of(**changes))
+
+
+def sets_apart(key: str) -> bool:
+    """What `fedpatchcore report` groups runs by."""
+    return affects(key) == "result"

@@ -19,7 +19,7 @@ from src.reporting.study.runs import MissingRun, Record
 from src.reporting.study.tables import tables_of
 from src.storage.run_metrics import RunMetrics
 from src.storage.tensor_file import FileError
-from tests.reporting.runs import BARE, CLIENT, DATASET, STAGES, content_of
+from tests.reporting.runs import BARE, CLIENT, DATASET, STAGES, content_of, sets_apart
 
 KINDS = [("iid", 0.5), ("quantity", 0.5), ("attribute", 0.5), *(("dirichlet", a) for a in (0.1, 1))]
 
@@ -95,7 +95,7 @@ def of(*metrics: dict):
         Record(f"run-{i}", Path("runs") / f"run-{i}", RunMetrics.model_validate(content))
         for i, content in enumerate(metrics)
     ]
-    return study_of(records)
+    return study_of(records, sets_apart)
 
 
 def whole(clients: int = 4):
@@ -335,6 +335,7 @@ def test_names_are_escaped(tmp_path) -> None:
             Record("a<b|c", tmp_path, RunMetrics.model_validate(made())),
             Record("d", tmp_path, RunMetrics.model_validate(made(seed=1))),
         ],
+        sets_apart,
         [MissingRun("e", "it failed: <script>")],
     )
     tables = tables_of(study, tmp_path)
@@ -369,7 +370,7 @@ def swept(tmp_path):
 
 
 def test_a_sweep_tells_what_is_missing_and_links_its_runs(swept) -> None:
-    study = read_study([swept])
+    study = read_study([swept], sets_apart)
     assert [run.name for run in study.runs] == ["seed-0", "seed-1"]
     assert study.missing == [
         MissingRun("failed", "it failed: OSError: disk full"),
@@ -381,7 +382,7 @@ def test_a_sweep_tells_what_is_missing_and_links_its_runs(swept) -> None:
 
 
 def test_a_run_named_twice_is_read_once(swept) -> None:
-    study = read_study([swept, swept / "runs" / "seed-0"])
+    study = read_study([swept, swept / "runs" / "seed-0"], sets_apart)
     assert len(study.runs) == 2
     assert [run.name for run in study.missing] == ["sweep/failed", "sweep/stopped"]
 
@@ -398,8 +399,8 @@ def test_what_is_no_run_is_refused_in_a_sentence(tmp_path, swept) -> None:
         ("torn", "Invalid JSON"),
     ):
         with pytest.raises(FileError, match=said):
-            read_study([tmp_path / name])
+            read_study([tmp_path / name], sets_apart)
     for path in swept.glob("runs/*/metrics.json"):
         path.unlink()
     with pytest.raises(FileError, match="nothing to report"):
-        read_study([swept])
+        read_study([swept], sets_apart)

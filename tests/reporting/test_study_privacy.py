@@ -11,7 +11,7 @@ from src.reporting.study.privacy_plots import privacy_plots
 from src.reporting.study.runs import Record
 from src.reporting.study.tables import tables_of
 from src.storage.run_metrics import RunMetrics
-from tests.reporting.runs import BARE, DATASET, content_of
+from tests.reporting.runs import BARE, DATASET, content_of, sets_apart
 
 
 def made(mechanism: str, epsilon: float, seed: int, images: int = 600) -> dict:
@@ -42,7 +42,7 @@ def of(*metrics: dict):
         Record(f"run-{i}", Path("nowhere"), RunMetrics.model_validate(content))
         for i, content in enumerate(metrics)
     ]
-    return study_of(records)
+    return study_of(records, sets_apart)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def runs(tmp_path):
 
 
 def test_a_line_a_mechanism_by_budget_and_a_mark_a_group_by_attack(runs) -> None:
-    study = read_study([runs])
+    study = read_study([runs], sets_apart)
     plots = {plot.name: plot for plot in privacy_plots(study)}
     assert set(plots) == {"epsilon", "attack"}
     assert plots["epsilon"].svg.count(b"<!-- dp_") == 2  # a name in the legend for each line
@@ -77,7 +77,7 @@ def test_a_line_by_the_number_of_images() -> None:
 
 
 def test_the_table_holds_claim_bound_attack_and_comparators(runs) -> None:
-    study = read_study([runs])
+    study = read_study([runs], sets_apart)
     table = next(t for t in tables_of(study, runs) if t.name == "privacy")
     row = next(r for r in table.numbers if r["privacy.epsilon"] == pytest.approx(4.0))
     assert row["audit.epsilon_lower_bound"] == pytest.approx(3.6)
@@ -87,7 +87,7 @@ def test_the_table_holds_claim_bound_attack_and_comparators(runs) -> None:
 
 
 def test_the_page_shows_it_all(runs) -> None:
-    page = write_study(runs / "report", read_study([runs])).read_text()
+    page = write_study(runs / "report", read_study([runs], sets_apart)).read_text()
     assert 'id="epsilon"' in page
     assert 'id="attack"' in page
     assert "<h2>Privacy</h2>" in page

@@ -1,25 +1,26 @@
 """audit.html: the result of an audit on one self-contained page."""
 
+# ruff: noqa: E501
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from matplotlib import rc_context
 
-from src.reporting.audit.template import AUDIT_STYLE, PAGE
 from src.reporting.formats import count, counted, number
 from src.reporting.page import picture_uri, render_page
 from src.reporting.plots import (
     BLUE,
     GREY,
     PERCENT,
+    STYLE,
     Plot,
+    finished_plot,
     new_figure,
-    plot_style,
-    put_legend,
-    saved_plot,
     two_histograms,
 )
 from src.reporting.tables import Table
@@ -89,7 +90,6 @@ def write_audit_page(
     today = date.today()
     page = render_page(
         PAGE,
-        AUDIT_STYLE,
         title=f"Privacy audit of {run}",
         facts=[
             f"{today.day} {today:%B %Y}",
@@ -191,27 +191,23 @@ def inversion_table(finding: Finding) -> Table:
     return Table("Inversion by a linear decoder", [], rows, words=2)
 
 
+@rc_context(STYLE)
 def rate_plot(finding: Finding) -> Plot:
     """Members found against others mistaken for members, a curve an attack."""
-    with plot_style():
-        figure, axes = new_figure(3.8, 4.1)
-        rates = np.geomspace(LEAST_RATE, 1, 61)
-        axes.plot(rates, rates, ":", color=GREY, linewidth=1)
-        styles = {"distance": (BLUE, "-", 2.6), "tracing": ("black", "--", 1.2)}
-        for name, scores in finding.attacks.items():
-            colour, dashes, width = styles[name]
-            style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": width}
-            axes.step(*rate_curve(*scores), where="post", label=ATTACKS[name], **style)
-        axes.set_xscale("log")
-        axes.set_xlim(LEAST_RATE, 1)
-        axes.set_ylim(0, 1)
-        axes.set_xlabel("other images taken for training images")
-        axes.set_ylabel("training images found")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PERCENT)
-        put_legend(figure, axes)
-        alt = f"Training images of {finding.name} found against other images taken for them"
-        return saved_plot(figure, "rates", "", alt)
+    figure, axes = new_figure(3.8, 4.1)
+    rates = np.geomspace(LEAST_RATE, 1, 61)
+    axes.plot(rates, rates, ":", color=GREY, linewidth=1)
+    styles = {"distance": (BLUE, "-", 2.6), "tracing": ("black", "--", 1.2)}
+    for name, scores in finding.attacks.items():
+        colour, dashes, width = styles[name]
+        style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": width}
+        axes.step(*rate_curve(*scores), where="post", label=ATTACKS[name], **style)
+    axes.set(xscale="log", xlim=(LEAST_RATE, 1), ylim=(0, 1))
+    axes.set(xlabel="other images taken for training images", ylabel="training images found")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PERCENT)
+    alt = f"Training images of {finding.name} found against other images taken for them"
+    return finished_plot(figure, "rates", "", alt)
 
 
 def rate_curve(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,21 +224,19 @@ def rate_curve(members: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.
     return np.append(rates, 1.0), np.append(found, found[-1])
 
 
+@rc_context(STYLE)
 def distance_plot(finding: Finding) -> Plot:
     """Least distances to the bank, of training images and of others."""
     members, others = finding.attacks["distance"]
-    with plot_style():
-        figure, axes = new_figure(5.0, 4.1)
-        names = (
-            counted(len(members), "training image", " ↑"),
-            counted(len(others), "normal test image", " ↓"),
-        )
-        two_histograms(axes, (names[0], np.asarray(members)), (names[1], np.asarray(others)))
-        axes.set_xlabel("least distance of an image's patches to the bank")
-        axes.set_ylabel("share")
-        put_legend(figure, axes)
-        alt = f"Histogram of least distances to the bank {finding.name}: {names[0]}, {names[1]}"
-        return saved_plot(figure, "distances", "", alt)
+    figure, axes = new_figure(5.0, 4.1)
+    names = (
+        counted(len(members), "training image", " ↑"),
+        counted(len(others), "normal test image", " ↓"),
+    )
+    two_histograms(axes, (names[0], np.asarray(members)), (names[1], np.asarray(others)))
+    axes.set(xlabel="least distance of an image's patches to the bank", ylabel="share")
+    alt = f"Histogram of least distances to the bank {finding.name}: {names[0]}, {names[1]}"
+    return finished_plot(figure, "distances", "", alt)
 
 
 def tiles(patches: np.ndarray) -> np.ndarray:
@@ -276,3 +270,50 @@ def over_paper(paint: np.ndarray) -> np.ndarray:
     there = np.isfinite(paint)
     values = grey(np.where(there, paint, 0))
     return np.dstack([values, values, values, 255 * there.astype(np.uint8)])
+
+
+PAGE: Final = r"""
+{% from "parts.html" import show_plot, show_table %}
+<p class="lead">{{ verdict }}</p>
+<p class="note">{{ guarantee }}</p>
+
+{% set level = "h3" if banks | length > 1 else "h2" %}
+{% for bank in banks %}
+{% if banks | length > 1 %}
+<h2>{{ bank.name }}</h2>
+<p>{{ bank.verdict }}</p>
+{% endif %}
+<section>
+<{{ level }}>{{ bank.bounds.title }}</{{ level }}>
+{{ show_table(bank.bounds) }}
+</section>
+
+<section>
+<{{ level }}>{{ bank.attacks.title }}</{{ level }}>
+{{ show_table(bank.attacks) }}
+<div class="plots">
+{% for plot in bank.plots %}{{ show_plot(plot) }}{% endfor %}
+</div>
+</section>
+
+<section>
+<{{ level }}>{{ bank.inversion.title }}</{{ level }}>
+{{ show_table(bank.inversion) }}
+<div class="sheets">
+<figure><img class="pixels" src="{{ bank.originals }}" alt="{{ bank.shown }} training patches nearest to rows of the bank"><figcaption>Training patches nearest to rows of the bank: {{ bank.shown }} at random</figcaption></figure>
+<figure><img class="pixels" src="{{ bank.made }}" alt="The same patches as decoded from the bank's rows"><figcaption>What the decoder makes of the bank's rows. Each square is stretched to full contrast</figcaption></figure>
+</div>
+{% if bank.image %}
+<div class="sheets">
+<figure><img src="{{ bank.image }}" alt="The training image of which most patches lie in the bank"><figcaption>The training image of which most lies in the bank</figcaption></figure>
+<figure><img class="sheet" src="{{ bank.paint }}" alt="The same image as far as the bank's rows give it, decoded"><figcaption>What the bank holds of it: {{ bank.patches }} patches, decoded; nothing elsewhere</figcaption></figure>
+</div>
+{% endif %}
+</section>
+{% endfor %}
+
+<section>
+<h2>What was not tested</h2>
+<p>{{ untested }}</p>
+</section>
+"""

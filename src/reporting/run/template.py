@@ -5,8 +5,6 @@ from typing import Final
 
 PAGE: Final = r"""
 {% from "parts.html" import folded as fold, section, show_plot, show_table %}
-{% include "head.html" %}
-<main>
 {% if refused %}
 <section class="refused">
 <h2>{{ refused_count }} left out of the merged bank</h2>
@@ -104,7 +102,4 @@ PAGE: Final = r"""
 <h2>Settings</h2>
 {% for table in folded %}{{ fold(table) }}{% endfor %}
 </section>
-</main>
-</body>
-</html>
 """

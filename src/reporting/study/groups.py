@@ -4,9 +4,8 @@ A value of a group is the mean over its seeds with the half-width of a 95 % t-in
 compared within a run first, so that what a seed does to both cancels.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from src.reporting.study.runs import MissingRun, Record, read_runs
 from src.storage.run_metrics import Scalar
 
 CONFIDENCE = 0.95
-# two runs may differ in these and still be of one group: seeds, places, machines, what is reported
-APART = ("seed", "out", "resume", "engine", "timeout", "track", "model.memory-limit-mb")
-APART_BELOW = ("cache.", "evaluate.", "privacy.ledger", "cpus-per-", "gpus-per-")
 # settings that only some partitions use
 USED_BY = {
     "partition.alpha": ("dirichlet", "quantity"),
@@ -56,7 +52,7 @@ class Group:
 
     label: str
     settings: Mapping[str, Scalar]  # those that set it apart
-    runs: Sequence[Record]
+    runs: list[Record]
 
     def values(self, key: str) -> list[float]:
         """The value `key` of each run that has it."""
@@ -65,10 +61,6 @@ class Group:
     def estimate(self, key: str) -> Estimate | None:
         """The value `key` over the seeds; None where no run has it."""
         return estimate(self.values(key))
-
-    def mean(self, key: str) -> float | None:
-        values = self.values(key)
-        return float(np.mean(values)) if values else None
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,11 @@ class Study:
     def runs(self) -> list[Record]:
         return [run for group in self.groups for run in group.runs]
 
+    @property
+    def several_seeds(self) -> bool:
+        """Whether some group has more than one run."""
+        return any(len(group.runs) > 1 for group in self.groups)
+
 
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Mean and t-interval of independent values.
@@ -91,13 +88,13 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     """
     from scipy.special import stdtrit  # the command line need not wait for it
 
-    n = len(values)
-    if not n:
+    if not values:
         return None
+    n, mean = len(values), float(np.mean(values))
     if n == 1:
-        return Estimate(float(values[0]), None, 1)
+        return Estimate(mean, None, 1)
     error = float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Estimate(float(np.mean(values)), float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error, n)
+    return Estimate(mean, float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error, n)
 
 
 def overall(study: Study, key: str) -> Estimate | None:
@@ -117,47 +114,49 @@ def overall(study: Study, key: str) -> Estimate | None:
     return Estimate(float(np.mean(means)), None, 0)
 
 
-def read_study(paths: Sequence[Path]) -> Study:
+def read_study(paths: Sequence[Path], sets_apart: Callable[[str], bool]) -> Study:
     """The runs below `paths`, each a run directory or a sweep's, in groups.
+
+    Args:
+        sets_apart: whether runs that differ in the setting of this key are of two groups.
 
     Raises:
         FileError: as `read_runs`.
     """
-    return study_of(*read_runs(paths))
+    records, missing = read_runs(paths)
+    return study_of(records, sets_apart, missing)
 
 
-def study_of(records: Sequence[Record], missing: Sequence[MissingRun] = ()) -> Study:
+def study_of(
+    records: Sequence[Record],
+    sets_apart: Callable[[str], bool],
+    missing: Sequence[MissingRun] = (),
+) -> Study:
     """Group runs by the settings that vary among them."""
-    settings = [_experiment(record) for record in records]
-    varied = _varied(settings)
-    grouped: dict[str, list[Record]] = {}
-    apart: dict[str, dict[str, Scalar]] = {}
+    experiments = [_experiment(record, sets_apart) for record in records]
+    varied = _varied(experiments)
+    names = _short_names(varied)
+    groups: dict[str, Group] = {}
     repeats = []
-    for record, experiment in zip(records, settings, strict=True):
+    for record, experiment in zip(records, experiments, strict=True):
         own = {key: experiment[key] for key in varied if key in experiment}
-        group = grouped.setdefault(_identity(own), [])
-        apart[_identity(own)] = own
-        twin = next((other for other in group if other.seed == record.seed), None)
+        name = label(own, names) or ("all runs" if len(records) > 1 else "this run")
+        group = groups.setdefault(repr(own), Group(name, own, []))
+        twin = next((other for other in group.runs if other.seed == record.seed), None)
         if twin:
             reason = f"it has the settings and the seed of {twin.name}"
             repeats.append(MissingRun(record.name, reason))
         else:
-            group.append(record)
-    names = _short_names(varied)
-    groups = [
-        Group(
-            label(own, names) or ("all runs" if len(records) > 1 else "this run"),
-            own,
-            sorted(grouped[key], key=lambda record: (record.seed, record.name)),
-        )
-        for key, own in sorted(apart.items(), key=lambda item: _order(item[1], varied))
-    ]
-    return Study(groups, _shared(records), [*missing, *repeats])
+            group.runs.append(record)
+    for group in groups.values():
+        group.runs.sort(key=lambda record: (record.seed, record.name))
+    ordered = sorted(groups.values(), key=lambda group: _order(group.settings, varied))
+    return Study(ordered, _shared(records), [*missing, *repeats])
 
 
-def _experiment(record: Record) -> dict[str, Scalar]:
+def _experiment(record: Record, sets_apart: Callable[[str], bool]) -> dict[str, Scalar]:
     """The settings that a result depends on; a dataset goes by its name, not its place."""
-    settings = {k: v for k, v in record.settings.items() if not _is_apart(k)}
+    settings = {key: value for key, value in record.settings.items() if sets_apart(key)}
     kind = settings.get("partition.kind")
     for key, kinds in USED_BY.items():
         if kind not in kinds or settings.get("partition.file"):
@@ -167,19 +166,11 @@ def _experiment(record: Record) -> dict[str, Scalar]:
     return {**settings, "dataset": dataset.name} if dataset else settings
 
 
-def _is_apart(key: str) -> bool:
-    return key in APART or key.startswith(APART_BELOW)
-
-
 def _varied(settings: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """Keys that have several values among the runs that have them, those of `BARE` first."""
     keys = dict.fromkeys(key for own in settings for key in own)
-    values = {key: {_identity(own[key]) for own in settings if key in own} for key in keys}
+    values = {key: {repr(own[key]) for own in settings if key in own} for key in keys}
     return sorted((key for key in keys if len(values[key]) > 1), key=lambda key: key not in BARE)
-
-
-def _identity(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def _order(own: Mapping[str, Scalar], varied: Sequence[str]) -> list[tuple[bool, float, str]]:

@@ -27,8 +27,8 @@ def write_study(folder: Path, study: Study) -> Path:
         write_whole(folder / "tables" / f"{table.name}.csv", as_csv(table))
         write_whole(folder / "tables" / f"{table.name}.md", as_markdown(table))
     for plot in plots:
-        write_whole(folder / "figures" / f"{plot.name}.svg", plot.svg)
         write_whole(folder / "figures" / f"{plot.name}.png", plot.png)
+        write_whole(folder / "figures" / f"{plot.name}.svg", plot.svg)
     write_whole(folder / REPORT, study_page(study, tables, plots))
     return folder / REPORT
 
@@ -38,7 +38,6 @@ def study_page(study: Study, tables: Sequence[Table], plots: Sequence[Plot]) -> 
     names = sorted({run.metrics.dataset.name for run in study.runs if run.metrics.dataset})
     return render_page(
         PAGE,
-        ".plot img { max-width: max(100%, 40rem); }",
         title=f"Federated PatchCore on {', '.join(names)}" if names else "Federated PatchCore",
         facts=_facts(study),
         tables={table.name: table for table in tables},
@@ -70,8 +69,6 @@ def _differing_versions(study: Study) -> list[str]:
 
 PAGE: Final = r"""
 {% from "parts.html" import folded, section, show_plot, show_table %}
-{% include "head.html" %}
-<main>
 {% if missing or refused or versions %}
 <section class="refused">
 <h2>Before reading on</h2>
@@ -96,7 +93,4 @@ PAGE: Final = r"""
 {% for table in (tables.seconds, tables.bytes, settings) %}{{ folded(table) }}{% endfor %}
 {{ folded(tables.runs, open_runs) }}
 </section>
-</main>
-</body>
-</html>
 """

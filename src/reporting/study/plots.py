@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -16,15 +17,14 @@ from src.reporting.plots import (
     GREY,
     MARKERS,
     RED,
+    STYLE,
     WIDTH,
     Plot,
+    finished_plot,
     legend_columns,
     mark_style,
     marker_of,
     new_figure,
-    plot_style,
-    put_legend,
-    saved_plot,
     two_lines,
 )
 from src.reporting.study.groups import Group, Study
@@ -55,6 +55,7 @@ MEASURES = {
 }
 
 
+@rc_context(STYLE)
 def study_plots(study: Study) -> list[Plot]:
     """All plots that the runs have data for, in the order of the page."""
     makers = (
@@ -66,8 +67,7 @@ def study_plots(study: Study) -> list[Plot]:
         seconds_bars,
         bytes_bars,
     )
-    with plot_style():
-        return [plot for plot in (make(study) for make in makers) if plot]
+    return [plot for plot in (make(study) for make in makers) if plot]
 
 
 def compared(study: Study) -> Plot | None:
@@ -86,10 +86,9 @@ def compared(study: Study) -> Plot | None:
         x, heights = [e.mean for _, e in means], [y for y, _ in means]
         axes.plot(x, heights, marker, label=side, **mark_style(colour, filled))
     axes.set_xlabel(AUROC)
-    put_legend(figure, axes)
     alt = f"Image AUROC, {', '.join(sides)}, by group; the first table holds the values"
     title, caption = "Local, federated, centralized", "Bars: 95 % intervals over the seeds."
-    return _saved(figure, "compared", title, alt, caption if _several_seeds(study) else "")
+    return finished_plot(figure, "compared", title, alt, caption if study.several_seeds else "")
 
 
 def against_upload(study: Study) -> Plot | None:
@@ -102,16 +101,13 @@ def against_upload(study: Study) -> Plot | None:
     group_marks(axes, points)
     middle, reach = np.sqrt(min(sizes) * max(sizes)), max(sizes) / min(sizes)
     room = max(1.3 * np.sqrt(reach), 2.0)
-    axes.set_xscale("log")
-    axes.set_xlim(middle / room, middle * room)
+    axes.set(xscale="log", xlim=(middle / room, middle * room))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if reach < 100 else (1,)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(BYTE_TICKS)
-    axes.set_xlabel("sent by all clients together, log scale")
-    axes.set_ylabel("federated image AUROC")
-    put_legend(figure, axes)
+    axes.set(xlabel="sent by all clients together, log scale", ylabel="federated image AUROC")
     alt = "Federated image AUROC against bytes sent, a mark a group; the tables hold the values"
-    return _saved(figure, "upload", "Quality and upload", alt)
+    return finished_plot(figure, "upload", "Quality and upload", alt)
 
 
 def against_heterogeneity(study: Study) -> Plot | None:
@@ -132,11 +128,10 @@ def against_heterogeneity(study: Study) -> Plot | None:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)
     panels[0].set_ylabel(AUROC)
-    put_legend(figure, panels[0])
     names = ", ".join(MEASURES[key] for key in keys)
     alt = f"Image AUROC, {', '.join(sides)}, against {names}, a mark a group"
     caption = "0: the clients' images are alike; 1: as different as they can be."
-    return _saved(figure, "heterogeneity", "Quality and heterogeneity", alt, caption)
+    return finished_plot(figure, "heterogeneity", "Quality and heterogeneity", alt, caption)
 
 
 def against_radius(study: Study) -> Plot | None:
@@ -159,15 +154,13 @@ def against_radius(study: Study) -> Plot | None:
         name = _once(study.groups[number].label, number not in named)
         named.add(number)
         axes.plot([radius], [auroc], marker, label=name, **mark_style(colour, filled))
-    axes.set_xlabel("covering radius (Euclidean distance of features)")
-    axes.set_ylabel(AUROC)
-    put_legend(figure, axes)
+    axes.set(xlabel="covering radius (Euclidean distance of features)", ylabel=AUROC)
     alt = "Image AUROC against covering radius, a mark a run; the table of costs holds the radii"
     caption = (
         "A mark a run. Filled: federated; hollow: centralized. "
         "Radii compare within one backbone and one dataset only."
     )
-    return _saved(figure, "radius", "Quality and covering radius", alt, caption)
+    return finished_plot(figure, "radius", "Quality and covering radius", alt, caption)
 
 
 def by_client(study: Study) -> Plot | None:
@@ -189,10 +182,9 @@ def by_client(study: Study) -> Plot | None:
         axes.plot([min(values)], [row], "v", label=_once("the worst", first), **worst)
         axes.plot([np.mean(values)] * 2, [row - 0.36, row + 0.36], "-k", label=_once("mean", first))
     axes.set_xlabel(f"{AUROC} of the merged bank on a client's own test images")
-    put_legend(figure, axes)
     alt = "Image AUROC of each client, by group, the worst marked; the table holds the values"
-    caption = "The clients of all seeds." if _several_seeds(study) else ""
-    return _saved(figure, "clients", "Fairness", alt, caption)
+    caption = "The clients of all seeds." if study.several_seeds else ""
+    return finished_plot(figure, "clients", "Fairness", alt, caption)
 
 
 def seconds_bars(study: Study) -> Plot | None:
@@ -200,34 +192,33 @@ def seconds_bars(study: Study) -> Plot | None:
     figure = _stacked(study, {"seconds": SECONDS["slowest client"]}, PLAIN_TICKS)
     alt = "Stacked bars of seconds by stage and group; the table of stages holds the values"
     caption = "Of the slowest client in each stage."
-    return _saved(figure, "seconds", "Time by stage", alt, caption) if figure else None
+    title = "Time by stage"
+    return finished_plot(figure, "seconds", title, alt, caption) if figure else None
 
 
 def bytes_bars(study: Study) -> Plot | None:
     """Bytes by stage over all rounds, up and down."""
     figure = _stacked(study, BYTES, BYTE_TICKS)
     alt = "Stacked bars of bytes by stage and group, up and down; the table holds the values"
-    return _saved(figure, "bytes", "Bytes by stage", alt, "Over all rounds.") if figure else None
+    title, caption = "Bytes by stage", "Over all rounds."
+    return finished_plot(figure, "bytes", title, alt, caption) if figure else None
 
 
 def _stacked(study: Study, sources: Mapping[str, Amounts], ticks: FuncFormatter) -> Figure | None:
     """A panel a source, a bar a group, a part of it a stage."""
-    panels = {
-        n: [stage_means(g.runs, amounts) for g in study.groups] for n, amounts in sources.items()
-    }
-    bars = [stages for rows in panels.values() for stages in rows]
+    panels = [[stage_means(g.runs, amounts) for g in study.groups] for amounts in sources.values()]
+    bars = [stages for rows in panels for stages in rows]
     names = list(dict.fromkeys(name for stages in bars for name, v in stages.items() if v > 0))
     if not names:
         return None
     figure = Figure(figsize=(WIDTH, _height(study.groups)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, (title, rows) in zip(axes, panels.items(), strict=True):
+    for panel, title, rows in zip(axes, sources, panels, strict=True):
         _bars(panel, rows, names)
         panel.set_xlabel(title)
         panel.xaxis.set_major_locator(MaxNLocator(4 if len(panels) > 1 else 7))
         panel.xaxis.set_major_formatter(ticks)
     _name_rows(axes[0], study.groups)
-    put_legend(figure, axes[0])
     return figure
 
 
@@ -276,8 +267,8 @@ def group_marks(axes: Axes, points: Sequence[tuple[Group, float, float]]) -> Non
 
 def points_of(groups: Sequence[Group], x: str, y: str) -> list[tuple[Group, float, float]]:
     """The groups that have both values, and their means."""
-    means = [(group, group.mean(x), group.mean(y)) for group in groups]
-    return [(g, a, b) for g, a, b in means if a is not None and b is not None]
+    means = [(group, group.estimate(x), group.estimate(y)) for group in groups]
+    return [(group, a.mean, b.mean) for group, a, b in means if a and b]
 
 
 def _varies(study: Study, key: str) -> bool:
@@ -289,13 +280,5 @@ def _sides(study: Study) -> list[str]:
     return [side for side, (key, *_) in SIDES.items() if any(g.values(key) for g in study.groups)]
 
 
-def _several_seeds(study: Study) -> bool:
-    return any(len(group.runs) > 1 for group in study.groups)
-
-
 def _once(name: str, first: bool) -> str:
     return name if first else f"_{name}"  # matplotlib leaves names with _ out of a legend
-
-
-def _saved(figure: Figure, name: str, title: str, alt: str, caption: str = "") -> Plot:
-    return saved_plot(figure, name, title, alt, caption, png=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -10,13 +11,12 @@ from src.reporting.plots import (
     AUROC,
     BROWN,
     GREY,
+    STYLE,
     Plot,
+    finished_plot,
     mark_style,
     marker_of,
     new_figure,
-    plot_style,
-    put_legend,
-    saved_plot,
 )
 from src.reporting.study.groups import Estimate, Group, Study, label
 from src.reporting.study.plots import PLAIN_TICKS, group_marks, points_of, square_axes
@@ -38,21 +38,16 @@ ASIDE = 1.03  # factor between the marks of neighbouring lines, so that no bar h
 Line = list[tuple[float, Estimate]]
 
 
+@rc_context(STYLE)
 def privacy_plots(study: Study) -> list[Plot]:
     """All plots of privacy that the runs have data for."""
-    with plot_style():
-        plots = (
-            against_setting(study, EPSILON, "epsilon", "Quality and budget", "ε of the budget"),
-            against_setting(
-                study,
-                IMAGES,
-                "images",
-                "Quality and number of images",
-                "training images of each object",
-            ),
-            against_attack(study),
-        )
-        return [plot for plot in plots if plot]
+    images = "training images of each object"
+    plots = (
+        against_setting(study, EPSILON, "epsilon", "Quality and budget", "ε of the budget"),
+        against_setting(study, IMAGES, "images", "Quality and number of images", images),
+        against_attack(study),
+    )
+    return [plot for plot in plots if plot]
 
 
 def against_setting(study: Study, key: str, name: str, title: str, x: str) -> Plot | None:
@@ -75,14 +70,12 @@ def against_setting(study: Study, key: str, name: str, title: str, x: str) -> Pl
     axes.xaxis.set_major_locator(FixedLocator(sorted({p[0] for ps in lines.values() for p in ps})))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(PLAIN_TICKS)
-    axes.set_xlabel(f"{x} (log scale)")
-    axes.set_ylabel(AUROC)
-    put_legend(figure, axes)
+    axes.set(xlabel=f"{x} (log scale)", ylabel=AUROC)
     alt = f"Image AUROC against {x}, a line a mechanism; the tables hold the values"
     caption = (
         "Bars: 95 % intervals over the seeds. Lines across: means over all runs, none private."
     )
-    return saved_plot(figure, name, title, alt, caption, png=True)
+    return finished_plot(figure, name, title, alt, caption)
 
 
 def _lines(study: Study, key: str) -> dict[str, Line]:
@@ -116,9 +109,7 @@ def against_attack(study: Study) -> Plot | None:
     figure, axes = square_axes(study.groups)
     axes.axvline(CHANCE, color="black", linewidth=0.8)
     group_marks(axes, points)
-    axes.set_xlabel("AUC of membership inference (0.5: chance)")
-    axes.set_ylabel("federated image AUROC")
-    put_legend(figure, axes)
+    axes.set(xlabel="AUC of membership inference (0.5: chance)", ylabel="federated image AUROC")
     alt = "Image AUROC against AUC of membership inference, a mark a group"
     caption = "Up and to the left is better."
-    return saved_plot(figure, "attack", "Quality and attack", alt, caption, png=True)
+    return finished_plot(figure, "attack", "Quality and attack", alt, caption)
