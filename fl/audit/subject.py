@@ -52,35 +52,23 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Subject:
-    """One bank of a run, and what an attack on it needs.
+    """One bank of a run, and what an attack on it needs."""
 
-    Attributes:
-        name: of the bank.
-        settings, model: of the run.
-        train: the images that the bank was made from, by client; no client without images.
-        test: all test images of the bank.
-        own: images that the attacker holds.
-        own_public: whether those are public; otherwise they are normal test images.
-        bank: the released bank.
-        delta: δ of the bounds.
-        params: of a private mechanism.
-        steps: of a private mechanism, with the noisy sums that were released.
-        public: patches of public images that the mechanism used, or None.
-        noise_epsilon: ε that noise on the bank's vectors claims for one vector; 0 without noise.
-    """
-
-    name: str
+    name: str  # of the bank
     settings: Settings
     model: PatchCore
+    # the images that the bank was made from, by client; no client without images
     train: Sequence[InspectionDataset]
-    test: InspectionDataset
-    own: InspectionDataset
-    own_public: bool
-    bank: Bank
-    delta: float
-    params: PrivacyParams | None = None
+    test: InspectionDataset  # all test images of the bank
+    own: InspectionDataset  # images that the attacker holds
+    own_public: bool  # whether those are public; otherwise they are normal test images
+    bank: Bank  # the released bank
+    delta: float  # δ of the bounds
+    params: PrivacyParams | None = None  # of a private mechanism
+    # of a private mechanism, with the noisy sums that were released
     steps: Sequence[tuple[Step, NoisySums]] = ()
-    public: np.ndarray | None = None
+    public: np.ndarray | None = None  # patches of public images that the mechanism used, or None
+    # ε that noise on the bank's vectors claims for one vector; 0 without noise
     noise_epsilon: float = 0.0
 
     @property

@@ -14,22 +14,18 @@ NodeConfig = Mapping[str, Scalar]
 
 @dataclass(frozen=True)
 class DeploymentPlan:
-    """Which roles run on this machine.
+    """Which roles run on this machine."""
 
-    Attributes:
-        nodes: the configuration of each SuperNode here: `partition-id`, and `data-root` if its data
-            are its own.
-        join: host:port of a SuperLink elsewhere; "" starts one here, with the ServerApp beside it.
-        host, port: where the SuperLink listens; port 0 takes a free one.
-        certs: the folder that `make_certificates` filled; "" runs without TLS and keys.
-        gpus: GPUs of this machine, as in CUDA_VISIBLE_DEVICES; the nodes take them in turn.
-    """
-
+    # the configuration of each SuperNode here: `partition-id`, and `data-root` if its data are its
+    # own
     nodes: Sequence[NodeConfig]
+    # host:port of a SuperLink elsewhere; "" starts one here, with the ServerApp beside it. host,
+    # port: where the SuperLink listens; port 0 takes a free one
     join: str = ""
     host: str = "127.0.0.1"
     port: int = 0
-    certs: str = ""
+    certs: str = ""  # the folder that `make_certificates` filled; "" runs without TLS and keys
+    # GPUs of this machine, as in CUDA_VISIBLE_DEVICES; the nodes take them in turn
     gpus: Sequence[str] = ()
 
     def superlink_certs(self) -> str:

@@ -29,16 +29,12 @@ GRACE = 5.0  # seconds for a role to sign off; a SuperNode takes 1
 
 @dataclass(frozen=True)
 class Role:
-    """A role that runs as a process here; `created` tells the process from a later one of its pid.
-
-    Attributes:
-        port: 0 for a role without one.
-    """
+    """A role that runs as a process here."""
 
     name: str
     pid: int
-    created: float
-    port: int
+    created: float  # tells the process from a later one with its pid
+    port: int  # 0 for a role without one
     log: str
 
     def process(self) -> psutil.Process | None:

@@ -18,15 +18,10 @@ SILENCE = 2.0  # seconds without data after which a stream raises httpx.ReadTime
 
 @dataclass(frozen=True)
 class SuperLinkAddress:
-    """Where a SuperLink answers.
+    """Where a SuperLink answers."""
 
-    Attributes:
-        address: host:port on a loopback address; the control API answers only to its own machine.
-        certs: its folder of certificates; "" without TLS.
-    """
-
-    address: str
-    certs: str = ""
+    address: str  # host:port on a loopback address; the control API answers only to its own machine
+    certs: str = ""  # its folder of certificates; "" without TLS
 
 
 class _StreamTimeout:

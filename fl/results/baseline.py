@@ -29,19 +29,12 @@ CONTENT, LOCK = "baseline.safetensors", "lock"
 
 @dataclass(frozen=True)
 class Baseline:
-    """What centralizing reaches.
+    """What centralizing reaches."""
 
-    Attributes:
-        scores: object -> scores of its test images with the centralized bank.
-        metrics: object -> metrics of those.
-        radius: covering radius of the centralized bank; of several, the largest.
-        means: [N, D] mean patch feature of each training image, in the dataset's order.
-    """
-
-    scores: dict[str, ScoreSet]
-    metrics: dict[str, dict]
-    radius: float
-    means: np.ndarray
+    scores: dict[str, ScoreSet]  # object -> scores of its test images with the centralized bank
+    metrics: dict[str, dict]  # object -> metrics of those
+    radius: float  # covering radius of the centralized bank; of several, the largest
+    means: np.ndarray  # [N, D] mean patch feature of each training image, in the dataset's order
 
 
 def centralized(model: PatchCore, data: Split, settings: Settings, progress: Stage) -> Baseline:

@@ -29,24 +29,15 @@ class RoundFailed(RuntimeError):
 
 @dataclass
 class Federation:
-    """The nodes of a run.
+    """The nodes of a run."""
 
-    Attributes:
-        settings: of the run; every request carries them.
-        model: gives the dimension and the fingerprint that banks must have.
-        grid: by which messages travel.
-        registry: the nodes that take part.
-        workspace: the run directory if clients share it, else "".
-        progress: where to report progress.
-        traffic: cost of the exchanges so far, and who was left out.
-    """
-
-    settings: Settings
-    model: PatchCore
-    grid: RetryingGrid
-    registry: NodeRegistry
-    workspace: str = ""
-    progress: Progress = silent
+    settings: Settings  # of the run; every request carries them
+    model: PatchCore  # gives the dimension and the fingerprint that banks must have
+    grid: RetryingGrid  # by which messages travel
+    registry: NodeRegistry  # the nodes that take part
+    workspace: str = ""  # the run directory if clients share it, else ""
+    progress: Progress = silent  # where to report progress
+    # cost of the exchanges so far, and who was left out
     traffic: Traffic = field(default_factory=Traffic)
 
     def __post_init__(self) -> None:

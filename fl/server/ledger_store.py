@@ -25,17 +25,11 @@ EXHAUSTED = 1e-6  # part of a budget's μ² below which nothing is left of it
 
 @dataclass(frozen=True)
 class RecordedReplies:
-    """The noisy sums that a run received.
+    """The noisy sums that a run received."""
 
-    Attributes:
-        mu: what the run may cost in all.
-        plan: the run's mechanism and banks, in words.
-        exchanges: for each exchange, bank name -> noisy sums.
-    """
-
-    mu: float = 0.0
-    plan: str = ""
-    exchanges: Sequence[Mapping[str, NoisySums]] = ()
+    mu: float = 0.0  # what the run may cost in all
+    plan: str = ""  # the run's mechanism and banks, in words
+    exchanges: Sequence[Mapping[str, NoisySums]] = ()  # for each exchange, bank name -> noisy sums
 
 
 class LedgerStore:

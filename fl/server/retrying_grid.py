@@ -27,16 +27,12 @@ log = logging.getLogger("flwr")  # `flwr run --stream` shows this logger
 
 @dataclass
 class NodeRegistry:
-    """The nodes that take part in the run.
+    """The nodes that take part in the run."""
 
-    Attributes:
-        nodes: their ids; a replacement takes the index of the node that it replaces.
-        names: node id -> the name under which its key is registered, if it has one.
-        silent: the nodes that did not reply in the last exchange.
-    """
-
-    nodes: list[int]
+    nodes: list[int]  # their ids; a replacement takes the index of the node that it replaces
+    # node id -> the name under which its key is registered, if it has one
     names: dict[int, str] = field(default_factory=dict)
+    # the nodes that did not reply in the last exchange
     silent: set[int] = field(default_factory=set)
 
 

@@ -12,20 +12,14 @@ from src.federated.types import ClientBank, ClientStats, MergedBank, RadiusCurve
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """What the server knows of a client that takes part.
+    """What the server knows of a client that takes part."""
 
-    Attributes:
-        stats: bank name -> how much it holds.
-        banks: bank name -> all rows it has sent; empty in a private run.
-        sent_rows: number of rows it has sent.
-        acked_round: last round in which its rows arrived; 0 for none.
-        synced_rows: bank name -> rows of the merged bank that it has.
-    """
-
-    stats: Mapping[str, ClientStats]
+    stats: Mapping[str, ClientStats]  # bank name -> how much it holds
+    # bank name -> all rows it has sent; empty in a private run
     banks: Mapping[str, ClientBank] = field(default_factory=dict)
-    sent_rows: int = 0
-    acked_round: int = 0
+    sent_rows: int = 0  # number of rows it has sent
+    acked_round: int = 0  # last round in which its rows arrived; 0 for none
+    # bank name -> rows of the merged bank that it has
     synced_rows: Mapping[str, int] = field(default_factory=dict)
 
     def with_upload(self, upload: Mapping[str, ClientBank], server_round: int) -> "ClientRecord":
@@ -43,22 +37,15 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The state of a run between two rounds.
+    """The state of a run between two rounds."""
 
-    Attributes:
-        round: number of the last round.
-        banks: the merged banks.
-        clients: client -> its record, for clients that have taken part.
-        traffic: cost of the exchanges so far.
-        merge_seconds: seconds spent merging.
-        results: client -> its answer to the evaluation.
-    """
-
-    round: int = 0
-    banks: BankSet[MergedBank] = field(default_factory=BankSet)
+    round: int = 0  # number of the last round
+    banks: BankSet[MergedBank] = field(default_factory=BankSet)  # the merged banks
+    # client -> its record, for clients that have taken part
     clients: Mapping[int, ClientRecord] = field(default_factory=dict)
-    traffic: Traffic = field(default_factory=Traffic)
-    merge_seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)  # cost of the exchanges so far
+    merge_seconds: float = 0.0  # seconds spent merging
+    # client -> its answer to the evaluation
     results: Mapping[int, Results] = field(default_factory=dict)
 
     def banks_by_name(self) -> dict[str, dict[int, ClientBank]]:

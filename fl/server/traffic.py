@@ -8,15 +8,10 @@ from src.storage.run_metrics import Refusal, Stage
 
 @dataclass(frozen=True)
 class ClientTraffic:
-    """The cost of one client's replies.
+    """The cost of one client's replies."""
 
-    Attributes:
-        upload_bytes: bytes it sent before the evaluation.
-        seconds: stage -> seconds it worked.
-    """
-
-    upload_bytes: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    upload_bytes: int = 0  # bytes it sent before the evaluation
+    seconds: Mapping[str, float] = field(default_factory=dict)  # stage -> seconds it worked
 
     def plus(self, upload_bytes: int, seconds: Mapping[str, float]) -> "ClientTraffic":
         """The cost with one more reply."""
@@ -29,17 +24,13 @@ class ClientTraffic:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The exchanges of a run.
+    """The exchanges of a run."""
 
-    Attributes:
-        stages: one an exchange, in order, with bytes from all clients and to each.
-        clients: client -> the cost of its replies.
-        refused: clients that are left out, with the reason.
-    """
-
+    # one an exchange, in order, with bytes from all clients and to each
     stages: tuple[Stage, ...] = ()
+    # client -> the cost of its replies
     clients: Mapping[int, ClientTraffic] = field(default_factory=dict)
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[Refusal, ...] = ()  # clients that are left out, with the reason
 
     def with_stage(self, stage: Stage) -> "Traffic":
         """Append an exchange."""

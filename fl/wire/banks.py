@@ -29,18 +29,13 @@ RADII = ("radius", "share_radius")
 
 @dataclass(frozen=True)
 class RoundInfo:
-    """What a request tells a client of the round.
+    """What a request tells a client of the round."""
 
-    Attributes:
-        number: of the round, from 1.
-        acked_round: last round in which the server received this client's rows; 0 for none.
-        synced_rows: bank name -> rows of the merged bank the client has already.
-        steps: bank name -> rows all clients together will be asked for, in an exact round.
-    """
-
-    number: int
-    acked_round: int = 0
+    number: int  # of the round, from 1
+    acked_round: int = 0  # last round in which the server received this client's rows; 0 for none
+    # bank name -> rows of the merged bank the client has already
     synced_rows: Mapping[str, int] = field(default_factory=dict)
+    # bank name -> rows all clients together will be asked for, in an exact round
     steps: Mapping[str, int] = field(default_factory=dict)
 
 

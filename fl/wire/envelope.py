@@ -31,19 +31,12 @@ class ClientFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Sender:
-    """The sender of a reply.
+    """The sender of a reply."""
 
-    Attributes:
-        client: its number.
-        fingerprint: of its backbone's weights.
-        version: of its app.
-        seconds: stage -> seconds the reply took.
-    """
-
-    client: int
-    fingerprint: str
-    version: str
-    seconds: Mapping[str, float]
+    client: int  # its number
+    fingerprint: str  # of its backbone's weights
+    version: str  # of its app
+    seconds: Mapping[str, float]  # stage -> seconds the reply took
 
 
 def pack_reply(sender: Sender, **fields: Any) -> RecordDict:

@@ -38,15 +38,11 @@ CURVES = TypeAdapter(dict[Name, CurveFields])
 
 @dataclass(frozen=True)
 class SurveyReply:
-    """A client's radius curves by bank name.
+    """A client's radius curves by bank name."""
 
-    Attributes:
-        curves: empty if the reply is stale.
-        stale: the client restarted and lost rows of the merged bank that the server thinks it
-            has; they must be sent again.
-    """
-
-    curves: Mapping[str, RadiusCurve]
+    curves: Mapping[str, RadiusCurve]  # empty if the reply is stale
+    # the client restarted and lost rows of the merged bank that the server thinks it has; they must
+    # be sent again
     stale: bool = False
 
 

@@ -17,15 +17,10 @@ FORMAT = "fedpatchcore-scored-1"
 
 @dataclass(frozen=True)
 class ScoreSet:
-    """Predictions by image key, in a fixed order.
+    """Predictions by image key, in a fixed order."""
 
-    Attributes:
-        keys: the samples' keys.
-        predictions: one for each key.
-    """
-
-    keys: tuple[str, ...]
-    predictions: tuple[Prediction, ...]
+    keys: tuple[str, ...]  # the samples' keys
+    predictions: tuple[Prediction, ...]  # one for each key
 
     @classmethod
     def of(cls, samples: Sequence[Sample], predictions: Iterable[Prediction]) -> "ScoreSet":

@@ -31,20 +31,14 @@ def extract_features(model: PatchCore, dataset: InspectionDataset, progress: Pro
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows a client can send for one bank: a coreset, or in exact rounds its farthest patches.
+    """Rows a client can send for one bank: a coreset, or in exact rounds its farthest patches."""
 
-    Attributes:
-        rows: [k, D] in the order picked, in the features' precision.
-        radii: [k] covering radius of the client's patches by the first t + 1 rows and the merged
-            bank; in exact rounds, largest distance to the merged bank of any patch not yet sent.
-        initial_radius: the same by no row: by the merged bank, or infinite if there is none.
-        stats: how much the client holds.
-    """
-
-    rows: np.ndarray
+    rows: np.ndarray  # [k, D] in the order picked, in the features' precision
+    # [k] covering radius of the client's patches by the first t + 1 rows and the merged bank; in
+    # exact rounds, largest distance to the merged bank of any patch not yet sent
     radii: np.ndarray
-    initial_radius: float
-    stats: ClientStats
+    initial_radius: float  # the same by no row: by the merged bank, or infinite if there is none
+    stats: ClientStats  # how much the client holds
 
     def curve(self, points: int = CURVE_POINTS) -> RadiusCurve:
         """The radius curve, at about so many points."""

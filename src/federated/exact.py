@@ -24,19 +24,13 @@ CHUNK = 16384  # patches searched for at a time
 
 @dataclass(frozen=True)
 class BankDistances:
-    """Distances of a client's patches to the merged bank.
+    """Distances of a client's patches to the merged bank."""
 
-    Attributes:
-        squared: [P] float32 squared distances, in the order of the images and their patches.
-        starts: [images + 1] int64, first patch of each image; last P.
-        sent: [m] int64, patches that the server has.
-        offered: [n] int64, patches of the client's last offer, farthest first.
-    """
-
+    # [P] float32 squared distances, in the order of the images and their patches
     squared: np.ndarray
-    starts: np.ndarray
-    sent: np.ndarray
-    offered: np.ndarray
+    starts: np.ndarray  # [images + 1] int64, first patch of each image; last P
+    sent: np.ndarray  # [m] int64, patches that the server has
+    offered: np.ndarray  # [n] int64, patches of the client's last offer, farthest first
 
     def after_sending(self, count: int) -> "BankDistances":
         """The same once the server has the first `count` patches of the offer."""

@@ -82,27 +82,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Release:
-    """One noisy sum that left the clients' side, or is about to.
+    """One noisy sum that left the clients' side, or is about to."""
 
-    Attributes:
-        name: the step and the sum, as "moments: mean".
-        what: the content in words, for the report.
-        sensitivity: Δ, the largest change by one record (L2 norm).
-        sigma: standard deviation of the noise in each coordinate.
-        round: in which round.
-        bank: whose images were read. Images of different banks are different images.
-        unit, adjacency: the change that Δ bounds.
-        replayable: whether the noise can be drawn again, as from a seed; it then hides nothing.
-    """
-
-    name: str
-    what: str
-    sensitivity: float
-    sigma: float
-    round: int = 1
-    bank: str = "shared"
-    unit: Unit = "image"
+    name: str  # the step and the sum, as "moments: mean"
+    what: str  # the content in words, for the report
+    sensitivity: float  # Δ, the largest change by one record (L2 norm)
+    sigma: float  # standard deviation of the noise in each coordinate
+    round: int = 1  # in which round
+    bank: str = "shared"  # whose images were read; images of different banks are different images
+    unit: Unit = "image"  # with adjacency, the change that Δ bounds
     adjacency: Adjacency = "null"
+    # whether the noise can be drawn again, as from a seed; it then hides nothing
     replayable: bool = False
 
     def __post_init__(self) -> None:

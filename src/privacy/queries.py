@@ -21,20 +21,14 @@ Record = np.ndarray | Iterable[np.ndarray]  # one image, or several: patches [P,
 
 @dataclass(frozen=True)
 class Block:
-    """One vector that a query asks of every record.
+    """One vector that a query asks of every record."""
 
-    Attributes:
-        name: what the vector is.
-        size: its length.
-        limit: the largest L2 norm it may have.
-        acute: whether no two records' vectors have a negative inner product, as when no entry is
-            negative or all are positive semidefinite matrices. Replacing one by another then
-            moves the sum by at most √2 times the limit.
-    """
-
-    name: str
-    size: int
-    limit: float
+    name: str  # what the vector is
+    size: int  # its length
+    limit: float  # the largest L2 norm it may have
+    # whether no two records' vectors have a negative inner product, as when no entry is negative or
+    # all are positive semidefinite matrices. Replacing one by another then moves the sum by at most
+    # √2 times the limit
     acute: bool = False
 
     def sensitivity(self, adjacency: Adjacency) -> float:
@@ -79,15 +73,10 @@ def add_sums(parts: Iterable[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
 
 @dataclass(frozen=True)
 class MeanQuery:
-    """The mean patch of each record, measured from a public centre.
+    """The mean patch of each record, measured from a public centre."""
 
-    Attributes:
-        centre: [D].
-        limit: the largest norm of a record's mean.
-    """
-
-    centre: np.ndarray
-    limit: float
+    centre: np.ndarray  # [D]
+    limit: float  # the largest norm of a record's mean
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -104,17 +93,11 @@ class MeanQuery:
 
 @dataclass(frozen=True)
 class MomentQuery:
-    """First and second moments of each record's patches, measured from a public centre.
+    """First and second moments of each record's patches, measured from a public centre."""
 
-    Attributes:
-        centre: [D].
-        mean_limit: the largest norm of a record's mean.
-        square_limit: the largest Frobenius norm of a record's mean outer product.
-    """
-
-    centre: np.ndarray
-    mean_limit: float
-    square_limit: float
+    centre: np.ndarray  # [D]
+    mean_limit: float  # the largest norm of a record's mean
+    square_limit: float  # the largest Frobenius norm of a record's mean outer product
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -138,20 +121,14 @@ class MomentQuery:
 
 @dataclass(frozen=True)
 class ScoreQuery:
-    """A histogram of each record's image scores under a private bank, on a logarithmic scale.
-
-    Attributes:
-        rows, origin, basis: the bank [K, d] and its coordinates [D] and [D, d].
-        low, high: scores that bound the bins; scores beyond count in the outermost bins.
-        bins: how many.
-    """
+    """A histogram of each record's image scores under a private bank, on a logarithmic scale."""
 
     rows: np.ndarray
     origin: np.ndarray
     basis: np.ndarray
     low: float
     high: float
-    bins: int
+    bins: int  # how many
 
     @property
     def blocks(self) -> tuple[Block, ...]:

@@ -18,18 +18,12 @@ from src.privacy.queries import SumQuery, sum_records
 
 @dataclass(frozen=True)
 class Step:
-    """One query to all records.
+    """One query to all records."""
 
-    Attributes:
-        name: of the step.
-        what: what it releases, in words, for the report.
-        query: the question, public.
-        fractions: for each block of the query, the part of the mechanism's μ² that it costs.
-    """
-
-    name: str
-    what: str
-    query: SumQuery
+    name: str  # of the step
+    what: str  # what it releases, in words, for the report
+    query: SumQuery  # the question, public
+    # for each block of the query, the part of the mechanism's μ² that it costs
     fractions: tuple[float, ...]
 
 
@@ -52,20 +46,14 @@ class NoisySums:
 
 @dataclass(frozen=True)
 class PrivateBank:
-    """What a mechanism returns: a bank, and the coordinates in which distances to it are taken.
+    """What a mechanism returns: a bank, and the coordinates in which distances to it are taken."""
 
-    Attributes:
-        rows: [K, d].
-        origin, basis: [D] and [D, d]; a patch x of unit length lies at (x − origin) @ basis.
-        spread: roughly the largest distance of a patch to the bank.
-        log_scores: mean and standard deviation of the logarithm of the training images' scores,
-            once a part of the budget was spent on them.
-    """
-
-    rows: np.ndarray
-    origin: np.ndarray
-    basis: np.ndarray
-    spread: float = 1.0
+    rows: np.ndarray  # [K, d]
+    origin: np.ndarray  # [D]
+    basis: np.ndarray  # [D, d]; a patch x of unit length lies at (x − origin) @ basis
+    spread: float = 1.0  # roughly the largest distance of a patch to the bank
+    # mean and standard deviation of the logarithm of the training images' scores, once a part of
+    # the budget was spent on them
     log_scores: tuple[float, float] | None = None
 
 
@@ -75,18 +63,12 @@ AskSums = Callable[[Mapping[str, SumQuery]], Mapping[str, Sums]]  # by bank
 
 @dataclass(frozen=True)
 class PrivacyParams:
-    """The guarantee under which a mechanism runs.
+    """The guarantee under which a mechanism runs."""
 
-    Attributes:
-        mu: μ of all its releases together.
-        adjacency, unit: the change that must be hard to see.
-        replayable: whether the noise comes from a seed.
-    """
-
-    mu: float
-    adjacency: Adjacency = "null"
+    mu: float  # μ of all its releases together
+    adjacency: Adjacency = "null"  # with the unit, the change that must be hard to see
     unit: Unit = "image"
-    replayable: bool = False
+    replayable: bool = False  # whether the noise comes from a seed
 
     def releases(self, step: Step, bank: str = "shared") -> list[Release]:
         """The releases of a step, one per block, with the noise that each needs."""

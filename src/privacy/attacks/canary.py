@@ -50,19 +50,12 @@ def canary_vectors(
 
 @dataclass(frozen=True)
 class CanaryStep:
-    """A step of a run, and how a canary changes it.
+    """A step of a run, and how a canary changes it."""
 
-    Attributes:
-        step: the query.
-        releases: with the noise that the run drew.
-        sums: without the canary.
-        change: what the canary adds to each block.
-    """
-
-    step: Step
-    releases: Sequence[Release]
-    sums: Sums
-    change: Sequence[np.ndarray]
+    step: Step  # the query
+    releases: Sequence[Release]  # with the noise that the run drew
+    sums: Sums  # without the canary
+    change: Sequence[np.ndarray]  # what the canary adds to each block
 
     @property
     def shifts(self) -> list[float]:

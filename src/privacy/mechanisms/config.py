@@ -13,21 +13,14 @@ from src.privacy.runner import Mechanism, PrivacyParams
 
 @dataclass(frozen=True)
 class MechanismConfig:
-    """A mechanism and what it may cost.
-
-    Attributes:
-        epsilon, delta: the guarantee of all releases together.
-        unit, adjacency: who is protected, and against which change.
-        threshold_part: part of the budget that the threshold costs.
-        gaussian: limits and budget split of dp_gaussian.
-    """
+    """A mechanism and what it may cost."""
 
     epsilon: float
     delta: float
     unit: Unit = "image"
     adjacency: Adjacency = "null"
-    threshold_part: float = 0.02
-    gaussian: GaussianSettings = DEFAULTS
+    threshold_part: float = 0.02  # part of the budget that the threshold costs
+    gaussian: GaussianSettings = DEFAULTS  # limits and budget split of dp_gaussian
 
     def budget(self, records: int) -> Budget:
         """The budget of a run over this many images, or clients.

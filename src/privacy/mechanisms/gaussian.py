@@ -22,19 +22,13 @@ class GaussianSettings:
     """Clipping limits and budget split of dp_gaussian, for patches of unit length.
 
     They are public, so they must not be tuned on the images that they protect.
-
-    Attributes:
-        centre_limit: largest norm of a record's mean patch, measured from zero.
-        mean_limit: the same, measured from the centre.
-        square_limit: largest Frobenius norm of a record's mean outer product.
-        centre_part, mean_part: parts of the budget; the covariance has the rest.
     """
 
-    centre_limit: float = 0.9
-    mean_limit: float = 0.35
-    square_limit: float = 0.155
-    centre_part: float = 0.1
-    mean_part: float = 0.1
+    centre_limit: float = 0.9  # largest norm of a record's mean patch, measured from zero
+    mean_limit: float = 0.35  # the same, measured from the centre
+    square_limit: float = 0.155  # largest Frobenius norm of a record's mean outer product
+    centre_part: float = 0.1  # part of the budget for the centre,
+    mean_part: float = 0.1  # and for the mean; the covariance has the rest
 
 
 DEFAULTS = GaussianSettings()
