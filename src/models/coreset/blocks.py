@@ -25,16 +25,12 @@ from src.models.search.flat_index import paired_distances
 
 UPDATE_BYTES = 64 * 2**20  # memory for the products of one update, or 2 % of the rows
 PAIR_BYTES = 32  # memory per row and tile of picks, if every row comes closer
-EXISTING_ROWS = 256, 4096  # existing rows per update: the smallest and the largest number
 
 
 class BlockSelection:
     """The state of one selection: the picks, and the distance of every row to them.
 
     The arguments are those of `farthest_first`. `squared_distances` take the place of `existing`.
-
-    Raises:
-        ValueError: rows hold NaN or infinite values.
     """
 
     def __init__(
@@ -73,7 +69,11 @@ class BlockSelection:
         """Pick until the target is reached, or no row is at least `min_distance` from the picks."""
         size = working_set or _working_set_size(self.rows)
         while self.count < self.target and (not min_distance or self.radius() >= min_distance):
-            self._run_block(size)
+            members, squared, bound, rival = self._working_set(size)
+            rows = self.rows.take(members).float().sub_(self.scaling.origin)
+            remaining = self.target - self.count
+            positions, values = pick_inside(rows, squared, members, bound, rival, remaining)
+            self._accept(members[positions], values)
             if progress:
                 progress(self.count, self.target)
         picks = self.picks[: self.count].cpu().numpy()
@@ -81,8 +81,7 @@ class BlockSelection:
 
     def radius(self) -> float:
         """Covering radius of all rows by the picks so far."""
-        squared = max(float(shard.squared.max()) for shard in self.shards)
-        return math.sqrt(max(squared, 0.0))
+        return math.sqrt(max(0.0, *(float(shard.squared.max()) for shard in self.shards)))
 
     def _continue_from(self, existing: Tensor | None, squared: np.ndarray | None) -> None:
         """Start from existing rows, or from the distances to them, instead of a start row."""
@@ -90,23 +89,14 @@ class BlockSelection:
             for shard in self.shards:
                 shard.lower(squared)
         elif existing is not None:
-            smallest, largest = EXISTING_ROWS
             done = 0
             while done < len(existing):
-                part = existing[done : done + min(largest, max(smallest, done))]
+                part = existing[done : done + min(4096, max(256, done))]
                 self._update(part.to(self.lead), done)
                 done += len(part)
         self.initial_radius = self.radius()
         self.distinct -= sum(shard.take_covered() for shard in self.shards)
         self.target = min(self.target, self.distinct)
-
-    def _run_block(self, size: int) -> None:
-        """Pick inside one working set while it is sure to hold the farthest row; then update."""
-        members, squared, bound, rival = self._working_set(size)
-        rows = self.rows.take(members).float().sub_(self.scaling.origin)
-        remaining = self.target - self.count
-        positions, values = pick_inside(rows, squared, members, bound, rival, remaining)
-        self._accept(members[positions], values)
 
     def _working_set(self, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The `size` rows of largest distance, the first among equals, and a bound for all others.
@@ -148,12 +138,10 @@ class BlockSelection:
 
     def _radii(self) -> np.ndarray:
         """Covering radius after each pick: the distance of the next pick, for the last measured."""
-        if not self.count:
-            return np.empty(0, np.float32)
         picked = self.pick_distances[1 : self.count].sqrt()
         radii = torch.cat([picked, picked.new_tensor([self.radius()])])
         monotone = radii.flip(0).cummax(0).values.flip(0)  # rounding may let the last bits grow
-        return monotone.float().cpu().numpy()
+        return monotone[: self.count].float().cpu().numpy()
 
 
 class _ShardDistances:
@@ -168,18 +156,12 @@ class _ShardDistances:
         self.squared = torch.full((len(shard),), torch.inf, device=shard.device)
 
     def farthest(self, count: int) -> tuple[Tensor, Tensor]:
-        """The `count` available rows of largest distance, the first among equals.
-
-        Returns:
-            indices into the whole set [m], ascending, and squared distances [m].
-        """
-        if count >= len(self.squared):
-            local = torch.nonzero(self.squared > TAKEN).squeeze(1)
-        else:
-            least = torch.topk(self.squared, count, sorted=False).values.min()
-            above = torch.nonzero(self.squared > least.clamp(min=TAKEN)).squeeze(1)
-            equal = torch.nonzero((self.squared == least) & (least > TAKEN)).squeeze(1)
-            local = torch.cat([above, equal[: count - len(above)]]).sort().values
+        """Indices (ascending) and squared distances of the `count` farthest available rows."""
+        count = min(count, len(self.squared))
+        least = torch.topk(self.squared, count, sorted=False).values.min()
+        above = torch.nonzero(self.squared > least).squeeze(1)
+        equal = torch.nonzero((self.squared == least) & (least > TAKEN)).squeeze(1)
+        local = torch.cat([above, equal[: count - len(above)]]).sort().values
         return local + self.shard.first, self.squared[local]
 
     def lower(self, squared: np.ndarray) -> None:
@@ -200,7 +182,8 @@ class _ShardDistances:
         exact, approximate = Centres(picks, self.exact), Centres(picks, self.approximate)
         # early on nearly every row comes closer, so a search for candidates does not pay
         compare_all = approximate.tiles == 1 and 2 * len(picks) >= previous
-        for part, rows in self.shard.tiles(self._update_rows(approximate.tiles)):
+        budget = max(UPDATE_BYTES, self.shard.rows.nbytes // 50)
+        for part, rows in self.shard.tiles(max(1, budget // (PAIR_BYTES * approximate.tiles))):
             current = self.squared[part]
             if compare_all:
                 to_pick = paired_distances(rows, picks, exact.closest(rows))
@@ -223,11 +206,6 @@ class _ShardDistances:
         if closest is not None:
             return candidates, closest[tile, candidates]
         return candidates, exact.closest_in_tile(rows, candidates, tile)
-
-    def _update_rows(self, tiles: int) -> int:
-        """Rows to update at a time, so that the products of all tiles stay small."""
-        budget = max(UPDATE_BYTES, self.shard.rows.nbytes // 50)
-        return max(1, budget // (PAIR_BYTES * tiles))
 
 
 def _working_set_size(rows: Shards) -> int:

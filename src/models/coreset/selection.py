@@ -81,8 +81,8 @@ def farthest_first(
             that do not fit a GPU stay in host memory (or in a memory-mapped file) and are copied
             to it tile by tile.
         progress: called with (number of picks, target size) after each block.
-        working_set: rows of the working set; chosen from the sizes by default. Like the devices, it
-            affects speed, and the picks only if distances tie within rounding.
+        working_set: rows of the working set. Like the devices, it affects speed, and the picks only
+            if distances tie within rounding.
     """
     _check_shape(features, target_size)
     rows = as_tensor(features)
@@ -97,7 +97,11 @@ def farthest_first(
         selection = BlockSelection(shards, seed, target_size, bank, squared_distances)
         coreset = selection.run(min_distance, working_set, progress)
     if min_distance:
-        coreset = _truncate(coreset, min_distance)
+        # keep the picks that were at least this far from all previous ones when picked
+        distances = np.append(coreset.initial_radius, coreset.radii)[:-1]
+        count = int((distances >= min_distance).sum())  # distances never grow
+        picks, radii = coreset.indices[:count], coreset.radii[:count]
+        coreset = replace(coreset, indices=picks, radii=radii)
     if coreset.distinct < target_size and not continues:
         warnings.warn(
             f"only {coreset.distinct} of {len(rows)} rows are distinct: the coreset holds those, "
@@ -117,13 +121,6 @@ def _select_few(rows: Tensor, seed: int, target_size: int) -> Coreset:
     target = min(target_size, distinct)
     picks, squared = select_sequentially(array, start, duplicates.numpy(), target)
     return Coreset(picks, np.sqrt(squared).astype(np.float32), distinct)
-
-
-def _truncate(coreset: Coreset, min_distance: float) -> Coreset:
-    """The picks that were at least `min_distance` away from all previous ones when picked."""
-    distances = np.append(coreset.initial_radius, coreset.radii)[: len(coreset.indices)]
-    count = int((distances >= min_distance).sum())  # distances never grow
-    return replace(coreset, indices=coreset.indices[:count], radii=coreset.radii[:count])
 
 
 def _check_shape(features: Rows, target_size: int) -> None:

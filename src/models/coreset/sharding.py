@@ -84,7 +84,8 @@ class Shards:
     """A set of rows [N, D] as shards; by default one, on the device of the rows."""
 
     def __init__(self, rows: Tensor, devices: Sequence[str | torch.device] | None = None) -> None:
-        workers = [_with_index(torch.device(device)) for device in devices or [rows.device]]
+        # the device of a tensor tells the index of a plain "cuda"
+        workers = [torch.empty(0, device=device).device for device in devices or [rows.device]]
         self.lead = workers[0]
         self.dim, self.dtype = rows.shape[1], rows.dtype
         spans = tiles(len(rows), -(-len(rows) // len(workers)))
@@ -123,12 +124,9 @@ def run_parallel(function: Callable[[Part], Result], parts: Sequence[Part]) -> l
 
 
 def devices_for(values: int, device: torch.device | None = None) -> list[torch.device]:
-    """The devices that share the work on rows of this many values fastest.
+    """The devices that share the work on rows of this many values (N times D) fastest.
 
-    Args:
-        values: N times D.
-        device: "cpu"; one GPU, "cuda:1"; or "cuda" for any number of the visible GPUs. By default
-            GPUs if there are any.
+    "cpu" and "cuda:1" work alone; "cuda", the default with GPUs, means any number of them.
     """
     if device is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -136,13 +134,6 @@ def devices_for(values: int, device: torch.device | None = None) -> list[torch.d
         return [device]
     most = max(1, values // VALUES_PER_DEVICE)
     return [torch.device("cuda", i) for i in range(min(most, torch.cuda.device_count()))]
-
-
-def _with_index(device: torch.device) -> torch.device:
-    """The device, with the current GPU's index in place of a plain "cuda"."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
 
 
 def free_memory(device: torch.device) -> float:

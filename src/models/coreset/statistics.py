@@ -41,12 +41,12 @@ def product_scalings(
     """Scalings for exact and for approximate products of the rows with each other and `existing`.
 
     Products around the mean are exact. Approximate products use the rows unchanged if they are near
-    the origin, which saves a copy.
-
-    Raises:
-        ValueError: rows hold NaN or infinite values.
+    the origin, which saves a copy. Rows that are not finite are refused.
     """
-    sums, max_norms, sums_of_squares = (torch.stack(x) for x in zip(*_moments(rows), strict=True))
+    sums, max_norms, sums_of_squares = (
+        torch.stack([x.to(rows.lead) for x in parts])
+        for parts in zip(*rows.map(_moments), strict=True)
+    )
     mean = sums.sum(0) / len(rows)
     if not torch.isfinite(mean).all():
         counts = rows.map(lambda shard: sum(count_nonfinite_rows(x) for _, x in shard.tiles()))
@@ -78,21 +78,16 @@ def _start_candidates(shard: Shard, direction: Tensor) -> Tensor:
     return projections.topk(count).indices.sort().values + shard.first
 
 
-def _moments(rows: Shards) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For each shard: column sums [D], the largest norm, and the sum of squared norms."""
-
-    def moments(shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
-        sums, norms = [], []
-        identity = ProductScaling.identity(shard.dim, shard.device)
-        for _, tile in shard.tiles():
-            norms.append(identity.norms(tile)[0].double())
-            for part in tiles(len(tile), _float_rows(shard)):
-                sums.append(tile[part].sum(0, dtype=torch.float32).double())
-        joined = torch.cat(norms)
-        results = torch.stack(sums).sum(0), joined.max(), joined.square().sum()
-        return tuple(x.to(rows.lead) for x in results)  # type: ignore[return-value]
-
-    return rows.map(moments)
+def _moments(shard: Shard) -> tuple[Tensor, Tensor, Tensor]:
+    """Column sums [D], the largest norm, and the sum of squared norms."""
+    sums, norms = [], []
+    identity = ProductScaling.identity(shard.dim, shard.device)
+    for _, tile in shard.tiles():
+        norms.append(identity.norms(tile)[0].double())
+        for part in tiles(len(tile), _float_rows(shard)):
+            sums.append(tile[part].sum(0, dtype=torch.float32).double())
+    joined = torch.cat(norms)
+    return torch.stack(sums).sum(0), joined.max(), joined.square().sum()
 
 
 def _float_rows(shard: Shard) -> int:

@@ -32,8 +32,7 @@ class BoundedRows:
     """Rows collected for a selection; greedy selection halves them when they reach a limit.
 
     Args:
-        limit: bytes that the rows may take; by default 2 GiB on a CPU, and 60 % of the free memory
-            on a GPU.
+        limit: bytes that the rows may take; by default 2 GiB on a CPU, 60 % of a GPU's free memory.
         seed: seed of the selections.
         device: where rows are stored and selections run.
         expected: number of rows that will arrive, if known. A GPU allocates memory for these first;

@@ -18,7 +18,7 @@ def pick_inside(
 
     Args:
         rows: [B, D] rows of the members around a common origin, in the precision to compute in.
-        squared, members, bound, rival: the working set; see `BlockSelection`.
+        squared, members, bound, rival: what `BlockSelection` gives of the working set.
         most: number of picks still wanted.
 
     Returns:

@@ -15,14 +15,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from src.models.search import kernels
 
 TILE_ROWS = 4096  # rows per product on a CPU
 TILE_CENTRES = 1024  # centres per product on a CPU
@@ -85,9 +82,11 @@ class Centres:
         squared_norms = (scaled * scaled).sum(1)
         self.half_norms = squared_norms / 2  # |c|^2 / 2
         self.max_norm, self.max_rounding = squared_norms.max().sqrt(), squared_norms.new_zeros(())
+        self.kernels: Any = None
         if uses_kernels(rows):
             from src.models.search import kernels
 
+            self.kernels = kernels
             self.tile = kernels.tile_centres(rows.device)
             if scaling.is_identity:
                 self.high = self.low = rows.contiguous()
@@ -101,33 +100,22 @@ class Centres:
 
     def closest(self, queries: Tensor) -> Tensor:
         """Index of the closest centre to each query [M, D], with float32 accuracy: [M] int64."""
-        if uses_kernels(self.half_norms):
-            from src.models.search import kernels
-
-            operands = self._operands(kernels.SPLIT)
-            return kernels.affinity(queries, operands, None, with_index=True)[1]
+        if self.kernels:
+            operands = self._operands(self.kernels.SPLIT)
+            return self.kernels.affinity(queries, operands, None, with_index=True)[1]
         affinity, index = self._by_products(queries, None)
         return index.gather(0, affinity.argmax(0, keepdim=True))[0]
 
     def closest_in_tile(
         self, queries: Tensor, picked: Tensor, tile: Tensor, mask: Mask | None = None
     ) -> Tensor:
-        """The closest centre of one tile, for pairs of a query and a tile. Needs the GPU kernels.
+        """The closest centre to query `picked` in `tile` (ascending), for n pairs: [n] int64.
 
-        Args:
-            queries: [M, D].
-            picked: [n] int64, the query of each pair.
-            tile: [n] int64, the tile of each pair, ascending.
-            mask: see `Mask`.
-
-        Returns:
-            [n] int64, indices into all centres.
+        Only the GPU kernels can.
         """
-        from src.models.search import kernels
-
         counts = torch.bincount(tile, minlength=self.tiles)
-        operands = self._operands(kernels.SPLIT)
-        return kernels.closest_in_tile(queries, picked, counts, operands, mask)
+        operands = self._operands(self.kernels.SPLIT)
+        return self.kernels.closest_in_tile(queries, picked, counts, operands, mask)
 
     def approximate(
         self, queries: Tensor, mask: Mask | None = None
@@ -138,18 +126,16 @@ class Centres:
             affinities [tiles, M], -infinity where the mask ignores a whole tile; and the centres'
             indices [tiles, M], or None with GPU kernels.
         """
-        if uses_kernels(self.half_norms):
-            from src.models.search import kernels
-
-            operands = self._operands(kernels.ROUNDED)
-            return kernels.affinity(queries, operands, mask, with_index=False)[0], None
+        if self.kernels:
+            operands = self._operands(self.kernels.ROUNDED)
+            return self.kernels.affinity(queries, operands, mask, with_index=False)[0], None
         return self._by_products(queries, mask)
 
     def error_bound(self, norms: Tensor, rounding: Tensor) -> Tensor:
         """Bound [M] on the error of `approximate`, and of squared norms, from `scaling.norms`."""
         dim, epsilon = self.scaling.origin.numel(), torch.finfo(torch.float32).eps
         # tensor cores truncate their sums after every 16 summands; a CPU rounds
-        relative = epsilon * (dim / 8 if uses_kernels(self.half_norms) else math.sqrt(dim))
+        relative = epsilon * (dim / 8 if self.kernels else math.sqrt(dim))
         operands = rounding * self.max_norm + (norms + rounding) * self.max_rounding
         products = relative * norms * self.max_norm
         return operands + products + 8 * epsilon * (norms + self.max_norm).square()
@@ -167,12 +153,10 @@ class Centres:
                 index[number, part] += tile.start
         return best, index
 
-    def _operands(self, mode: int) -> "kernels.Operands":
-        from src.models.search import kernels
-
-        mode = kernels.UNCHANGED if self.scaling.is_identity else mode
+    def _operands(self, mode: int) -> Any:
+        mode = self.kernels.UNCHANGED if self.scaling.is_identity else mode
         parts = self.high, self.low, self.half_norms
-        return kernels.Operands(self.scaling.origin, self.scaling.scale, *parts, mode)
+        return self.kernels.Operands(self.scaling.origin, self.scaling.scale, *parts, mode)
 
 
 def near_origin(mean: Tensor, mean_square: Tensor) -> bool:

@@ -35,11 +35,7 @@ class Exclusion(NamedTuple):
 
 
 class FlatIndex:
-    """Rows prepared for many exact searches on their device.
-
-    Args:
-        rows: [N, D], any float dtype; N at least 1.
-    """
+    """Rows [N, D] of any float dtype, prepared for many exact searches on their device."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = _supported(rows)
@@ -51,9 +47,6 @@ class FlatIndex:
 
         Returns:
             squared distances [M] float32, infinite if all rows are excluded, and indices [M] int64.
-
-        Raises:
-            ValueError: queries are not [M, D].
         """
         queries = self._checked(queries)
         squared = torch.empty(len(queries), device=queries.device)
@@ -156,13 +149,9 @@ class FlatIndex:
 def paired_distances(
     queries: Tensor, rows: Tensor, index: Tensor, picked: Tensor | None = None
 ) -> Tensor:
-    """Squared distance of each query to its row, computed by difference: [n] float32.
+    """Squared distance of query `picked` to row `index`, by difference, for n pairs: [n] float32.
 
-    Args:
-        queries: [M, D].
-        rows: [N, D].
-        index: [n] int64, the row of each pair.
-        picked: [n] int64, the query of each pair; all queries in order by default.
+    By default, the pairs are those of all queries [M, D], in order, with a row [N, D] each.
     """
     if uses_kernels(queries):
         from src.models.search import kernels
@@ -179,16 +168,11 @@ def paired_distances(
 def rank_by_difference(
     queries: Tensor, rows: Tensor, index: Tensor, excluded: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sort the rows [M, k] found for each query by their exact squared distance.
-
-    Args:
-        queries: [M, D].
-        rows: [N, D].
-        index: [M, k] int64.
-        excluded: [M, k] bool, rows whose distance counts as infinite.
+    """Sort the rows `index` [M, k] of each query [M, D] by their exact distance.
 
     Returns:
-        squared distances [M, k] float32, ascending, and indices [M, k].
+        squared distances [M, k] float32, ascending, infinite where `excluded` [M, k] is true; and
+        indices [M, k].
     """
     squared = torch.stack([paired_distances(queries, rows, i) for i in index.unbind(1)], 1)
     if excluded is not None:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-Mask = tuple[Tensor, Tensor]
+from src.models.search.distances import Mask
 
 # How rows become operands of half-precision products
 UNCHANGED = 0  # the rows are in half precision already
@@ -221,17 +221,11 @@ def _pick(
 def affinity(
     rows: Tensor, centres: Operands, mask: Mask | None, with_index: bool
 ) -> tuple[Tensor, Tensor]:
-    """Largest x.c - |c|^2 / 2 over the centres c, for x = (row - origin) * scale.
-
-    Args:
-        rows: [n, D].
-        centres: the centres [b, D].
-        mask: [n] and [b] int32; a row ignores centres with its own number.
-        with_index: search all centres and return indices; otherwise search each tile of centres.
+    """Largest x.c - |c|^2 / 2 over the centres c, for x = (row - origin) * scale of n rows.
 
     Returns:
-        with index: affinities [n] float32 and centres [n] int64; otherwise affinities
-        [tiles, n] float32 and an empty tensor.
+        with index, affinities [n] float32 and centres [n] int64; otherwise the affinities in each
+        tile of centres [tiles, n] float32, and an empty tensor.
     """
     n, dim, count = len(rows), rows.shape[1], len(centres.high)
     shape = _shape(rows.device, centres.mode)
@@ -252,12 +246,7 @@ def closest_in_tile(
 ) -> Tensor:
     """The centre of largest affinity in one tile, for n pairs of a row and a tile: [n] int64.
 
-    Args:
-        rows: [M, D].
-        picked: [n] int64, the row of each pair, ordered by tile.
-        counts: [tiles] int64, the number of pairs with each tile.
-        centres: the centres [b, D].
-        mask: as for `affinity`.
+    `picked` [n] int64 is the row of each pair, by tile; `counts` [tiles] the pairs with each tile.
     """
     n, dim = len(picked), rows.shape[1]
     shape, tile = _shape(rows.device, centres.mode), tile_centres(rows.device)
