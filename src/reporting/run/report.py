@@ -12,7 +12,7 @@ from src.reporting.formats import count, counted
 from src.reporting.page import render_page
 from src.reporting.plots import Plot
 from src.reporting.run import tables
-from src.reporting.run.gallery import LoadImage, LoadMap, LoadMask, choose, pictures
+from src.reporting.run.gallery import ImageSource, choose, pictures
 from src.reporting.run.plots import auroc_strip, roc_plot, score_histogram
 from src.reporting.run.scores import ScoreRow
 from src.reporting.run.summary import headline
@@ -38,9 +38,7 @@ def write_report(
     metrics: RunMetrics,
     scores: Sequence[ScoreRow],
     clients: ClientTable,
-    load_image: LoadImage,
-    load_map: LoadMap,
-    load_mask: LoadMask,
+    source: ImageSource,
 ) -> None:
     """Write the page of one run to `path`.
 
@@ -49,9 +47,7 @@ def write_report(
         metrics: what the run has no value for, the page leaves out.
         scores: one row a test image; empty where the server does not see the images.
         clients: training images by client.
-        load_image: row -> uint8 [H, W, 3]; the loaders are called for the gallery's images only.
-        load_map: row -> float32 [H, W].
-        load_mask: row -> bool [H, W], or None.
+        source: is asked for the gallery's images only.
     """
     thresholds = thresholds_of(metrics, scores)
     page = render_page(
@@ -75,7 +71,7 @@ def write_report(
         seconds=tables.seconds_table(metrics),
         privacy=metrics.privacy,
         releases=tables.releases_table(metrics),
-        gallery=pictures(choose(scores, thresholds), thresholds, load_image, load_map, load_mask),
+        gallery=pictures(choose(scores, thresholds), thresholds, source),
         folded=[
             tables.pairs_table("Configuration", metrics.config),
             tables.pairs_table("Versions", metrics.versions),
