@@ -49,7 +49,7 @@ def write_report(
         clients: training images by client.
         source: is asked for the gallery's images only.
     """
-    thresholds = thresholds_of(metrics, scores)
+    thresholds = _thresholds(metrics, scores)
     page = render_page(
         PAGE,
         title=f"Federated PatchCore on {metrics.dataset.name}"
@@ -64,7 +64,7 @@ def write_report(
         objects=tables.objects_table(metrics),
         plots=_plots_by_object(scores, thresholds),
         decisions=tables.decisions_table(scores, thresholds),
-        clients=heat_cells(clients),
+        clients=_heat_cells(clients),
         by=clients.by,
         participants=tables.clients_table(metrics),
         costs=tables.cost_table(metrics),
@@ -94,12 +94,10 @@ def _facts(metrics: RunMetrics, clients: ClientTable) -> list[str]:
     return [*facts, f"seed {metrics.seed}"]
 
 
-def thresholds_of(metrics: RunMetrics, scores: Sequence[ScoreRow]) -> dict[str, float]:
+def _thresholds(metrics: RunMetrics, scores: Sequence[ScoreRow]) -> dict[str, float]:
     """Object -> score from which on an image counts as anomalous."""
-    threshold = metrics.threshold
-    if isinstance(threshold, dict):
-        return threshold
-    return {row.object: threshold for row in scores}
+    limit = metrics.threshold
+    return limit if isinstance(limit, dict) else {row.object: limit for row in scores}
 
 
 def _plots_by_object(
@@ -109,13 +107,12 @@ def _plots_by_object(
     plots = {}
     for name in sorted({row.object for row in scores}):
         rows = [row for row in scores if row.object == name]
-        roc = roc_plot(rows)
-        histogram = score_histogram(rows, thresholds.get(name))
-        plots[name] = [*([roc] if roc else []), histogram]
+        both = roc_plot(rows), score_histogram(rows, thresholds.get(name))
+        plots[name] = [plot for plot in both if plot]
     return plots
 
 
-def heat_cells(clients: ClientTable) -> dict[str, Any]:
+def _heat_cells(clients: ClientTable) -> dict[str, Any]:
     """The table of training images; each cell has the opacity of its background."""
     names = clients.clients or range(len(clients.counts))
     largest = max((n for row in clients.counts for n in row), default=0) or 1
