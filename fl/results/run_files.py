@@ -95,7 +95,7 @@ def _write_pages(
     pictures: "Pictures",
 ) -> None:
     page = out / "report.html"
-    write_report(page, metrics, rows, clients, pictures.image, pictures.map, pictures.mask)
+    write_report(page, metrics, rows, clients, pictures)
     metrics.write(out / METRICS)
     clear_scratch(out)
 

@@ -19,7 +19,7 @@ FORMAT = "fedpatchcore-scored-1"
 class ScoreSet:
     """Predictions by image key, in a fixed order."""
 
-    keys: tuple[str, ...]  # the samples' keys
+    keys: tuple[str, ...]  # of the samples
     predictions: tuple[Prediction, ...]  # one for each key
 
     @classmethod
@@ -52,8 +52,8 @@ class ScoreSet:
     def load(cls, path: Path) -> "ScoreSet":
         """Read what `save` wrote."""
         header, grids = read_tensors(path, FORMAT)
-        made = zip(header["scores"], sorted(grids), header["sizes"], strict=True)
-        predictions = (Prediction(score, grids[name], tuple(size)) for score, name, size in made)
+        rows = zip(header["scores"], sorted(grids), header["sizes"], strict=True)
+        predictions = (Prediction(score, grids[name], tuple(size)) for score, name, size in rows)
         return cls(tuple(header["keys"]), tuple(predictions))
 
 
@@ -84,30 +84,27 @@ class _Defects(Sequence[list[Defect] | None]):
 
 
 def compute_metrics(model: PatchCore, dataset: InspectionDataset, scored: ScoreSet) -> dict:
-    """Image and pixel figures of a scored test set; a figure that cannot be had is absent.
+    """Image and pixel metrics of a scored test set; a metric that is undefined is absent.
 
     Args:
         model: draws the maps; its bank does not matter.
         dataset: the test images and their ground truth.
         scored: predictions for all of them.
     """
-    found = scored.by_key()
-    predictions = [found[sample.key] for sample in dataset.samples]
+    by_key = scored.by_key()
+    predictions = [by_key[sample.key] for sample in dataset.samples]
     labels = [sample.label for sample in dataset.samples]
-    figures: dict = dict(image_metrics([p.score for p in predictions], labels))
+    metrics: dict = dict(image_metrics([p.score for p in predictions], labels))
     if any(sample.masks for sample in dataset.samples):
-        figures |= pixel_metrics(AnomalyMaps(model, predictions), _Defects(dataset))
-    return figures
+        metrics |= pixel_metrics(AnomalyMaps(model, predictions), _Defects(dataset))
+    return metrics
 
 
-def mean_metrics(figures: Sequence[dict]) -> dict:
-    """Mean over objects, figure by figure; a figure that one of them lacks is left out."""
-    if not figures:
-        return {}
-    shared = [key for key in figures[0] if all(key in other for other in figures)]
-    return {
-        key: mean_metrics([f[key] for f in figures])
-        if isinstance(figures[0][key], dict)
-        else float(np.mean([f[key] for f in figures]))
-        for key in shared
-    }
+def mean_metrics(metrics: Sequence[dict]) -> dict:
+    """Mean over objects, metric by metric; a metric that one of them lacks is left out."""
+    means = {}
+    for key, first in (metrics[0] if metrics else {}).items():
+        if all(key in other for other in metrics):
+            values = [each[key] for each in metrics]
+            means[key] = mean_metrics(values) if isinstance(first, dict) else float(np.mean(values))
+    return means

@@ -37,34 +37,19 @@ def save_anomaly_map(
     as it is. Raises ValueError for another suffix, shape or scale, and for values not finite.
     """
     path, anomaly_map = Path(path), _checked(anomaly_map)
-    kind = _kind(path)
-    if kind == ".png" and scale is None:
-        _check_range(anomaly_map, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix.lower()
+    if kind not in (".png", ".tif", ".tiff", ".npy"):
+        raise ValueError(f"cannot tell the format of {path}; name it .png, .tif, .tiff or .npy")
     if kind == ".png":
-        Image.fromarray(_quantise(anomaly_map, scale or UNIT_SCALE)).save(path)
-    elif kind == ".npy":
+        if scale is None:
+            _check_range(anomaly_map, path)
+        levels = LEVELS * _relative(anomaly_map, scale or UNIT_SCALE)
+        anomaly_map = np.rint(levels).astype(np.uint16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == ".npy":
         np.save(path, anomaly_map, allow_pickle=False)
     else:
         Image.fromarray(anomaly_map).save(path)
-
-
-def load_anomaly_map(path: str | Path, scale: tuple[float, float] | None = None) -> np.ndarray:
-    """Reads a map, [H, W] float32; a PNG needs the `scale` that it was saved with.
-
-    Raises ValueError for a PNG that is not 16-bit greyscale, and for another suffix.
-    """
-    path = Path(path)
-    if _kind(path) == ".npy":
-        return _checked(np.load(path, allow_pickle=False))
-    with Image.open(path) as image:
-        values = np.asarray(image)
-    if _kind(path) != ".png":
-        return _checked(values)
-    if values.dtype != np.uint16 or values.ndim != 2:
-        raise ValueError(f"{path} is not a 16-bit greyscale PNG: {values.dtype} {values.shape}")
-    low, high = _check_scale(scale or UNIT_SCALE)
-    return (low + values * ((high - low) / LEVELS)).astype(np.float32)
 
 
 def save_maps(
@@ -117,23 +102,18 @@ def overlay(
 
 def _relative(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """Position between low and high, clipped to [0, 1]; float64."""
-    low, high = _check_scale(scale)
+    low, high = scale
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise ValueError(f"a scale is (low, high) with low < high, got ({low}, {high})")
     return np.clip((anomaly_map.astype(np.float64) - low) / (high - low), 0.0, 1.0)
-
-
-def _quantise(anomaly_map: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-    return np.rint(LEVELS * _relative(anomaly_map, scale)).astype(np.uint16)
 
 
 def _common_scale(maps: Sequence[np.ndarray]) -> tuple[float, float]:
     """(smallest, largest) of all maps' values; one unit wide where nothing varies."""
-    low, high = np.inf, -np.inf
-    for i in range(len(maps)):
-        anomaly_map = _checked(maps[i])
-        low = min(low, float(anomaly_map.min()))
-        high = max(high, float(anomaly_map.max()))
     if not len(maps):
         return 0.0, 1.0
+    ends = [(float(m.min()), float(m.max())) for m in map(_checked, maps)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     return low, high if high > low else low + 1.0
 
 
@@ -162,13 +142,6 @@ def _picture(image: np.ndarray) -> np.ndarray:
     )
 
 
-def _kind(path: Path) -> str:
-    kind = path.suffix.lower()
-    if kind not in (".png", ".tif", ".tiff", ".npy"):
-        raise ValueError(f"cannot tell the format of {path}; name it .png, .tif, .tiff or .npy")
-    return kind
-
-
 def _checked(anomaly_map: np.ndarray) -> np.ndarray:
     """[H, W] float32."""
     anomaly_map = np.asarray(anomaly_map, dtype=np.float32)
@@ -186,13 +159,6 @@ def _check_range(anomaly_map: np.ndarray, path: Path) -> None:
             f"values {low:g} to {high:g} do not fit {path.name} in units of 1/512 (0 to 128): "
             "pass one scale=(low, high) for all maps, or save as .tif or .npy"
         )
-
-
-def _check_scale(scale: tuple[float, float]) -> tuple[float, float]:
-    low, high = scale
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(f"a scale is (low, high) with low < high, got ({low}, {high})")
-    return float(low), float(high)
 
 
 def _check_size(what: str, array: np.ndarray, picture: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from src.data.dataset import Defect
 from src.evaluation import image_metrics, pixel_metrics
-from src.reporting.maps import load_anomaly_map, overlay, save_anomaly_map, save_maps
+from src.reporting.maps import overlay, save_anomaly_map, save_maps
 
 small_maps = arrays(np.float32, (3, 4), elements=st.floats(0, 100, width=32))
 
@@ -25,6 +25,18 @@ def as_the_evaluator_reads(path):
         values = np.array(image)
     assert values.ndim == 2
     return values
+
+
+def load_anomaly_map(path, scale=(0.0, 65535 / 512)):
+    """A map from its file, as the documentation of the formats says."""
+    if path.suffix == ".npy":
+        return np.load(path)
+    values = as_the_evaluator_reads(path)
+    if path.suffix != ".png":
+        return values
+    assert values.dtype == np.uint16
+    low, high = scale
+    return low + values * ((high - low) / 65535)
 
 
 def run_of_maps():
@@ -140,9 +152,6 @@ def test_bad_maps_paths_and_scales_are_refused(tmp_path):
         save_anomaly_map(fine, tmp_path / "map.jpg")
     with pytest.raises(ValueError, match="low < high"):
         save_anomaly_map(fine, tmp_path / "map.png", scale=(1.0, 1.0))
-    Image.new("L", (2, 2)).save(tmp_path / "eight.png")
-    with pytest.raises(ValueError, match="not a 16-bit greyscale PNG"):
-        load_anomaly_map(tmp_path / "eight.png")
 
 
 def grey(shape=(4, 6)):

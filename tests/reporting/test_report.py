@@ -3,6 +3,7 @@
 import io
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,12 +146,13 @@ def load_mask(row):
     return mask if row.label else None
 
 
+SOURCE = SimpleNamespace(image=load_image, map=load_map, mask=load_mask)
 COUNTS = [[127 if i == j else 0 for j in range(CLIENTS)] for i in range(CLIENTS)]
 TABLE = ClientTable([f"exp{i}" for i in range(1, 7)], COUNTS, by="exposure")
 
 
 def render(path, metrics, scores, clients=TABLE):
-    write_report(path, metrics, scores, clients, load_image, load_map, load_mask)
+    write_report(path, metrics, scores, clients, SOURCE)
     return path.read_text(encoding="utf-8")
 
 
@@ -273,9 +275,8 @@ def test_threshold_is_counted_out(page):
 def test_page_stays_under_two_megabytes_with_noisy_images(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), np.uint8)
     path = tmp_path / "report.html"
-    write_report(
-        path, run_metrics(), run_scores(), TABLE, lambda _: noise, load_map, lambda _: None
-    )
+    source = SimpleNamespace(image=lambda _: noise, map=load_map, mask=lambda _: None)
+    write_report(path, run_metrics(), run_scores(), TABLE, source)
     assert path.stat().st_size < 2_000_000
 
 
@@ -368,14 +369,14 @@ def row(score, label=1, name="a"):
 def test_few_defects_are_shown_once_each():
     rows = [row(s) for s in (3.0, 1.0, 2.0)]
     choice = gallery.choose(rows, {})
-    assert [r.federated for r in choice.misses] == [1.0, 2.0]
-    assert [r.federated for r in choice.hits] == [3.0]
+    assert [r.federated for r in choice["misses"]] == [1.0, 2.0]
+    assert [r.federated for r in choice["hits"]] == [3.0]
 
 
 def test_objects_of_different_scale_are_ranked_by_their_own_threshold():
     rows = [row(0.9, name="small"), row(8.0, name="large"), row(20.0, name="large")]
     choice = gallery.choose(rows, {"small": 0.5, "large": 10.0})
-    assert choice.misses[0].federated == 8.0  # 0.8 of its threshold, 0.9 is 1.8 of its own
+    assert choice["misses"][0].federated == 8.0  # 0.8 of its threshold, 0.9 is 1.8 of its own
 
 
 def test_heat_maps_of_one_object_share_one_scale(monkeypatch):
@@ -388,7 +389,7 @@ def test_heat_maps_of_one_object_share_one_scale(monkeypatch):
 
     rows = [row(1.0), row(2.0), row(10.0)]
     monkeypatch.setattr(gallery, "overlay", spy)
-    gallery.pictures(gallery.choose(rows, {}), {}, load_image, load_map, load_mask)
+    gallery.pictures(gallery.choose(rows, {}), {}, SOURCE)
     assert len(seen) == 3
     assert len(set(seen)) == 1
 

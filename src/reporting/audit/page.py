@@ -41,37 +41,22 @@ UNTESTED = (
 
 @dataclass(frozen=True)
 class Shown:
-    """Patches and an image as a bank reveals them.
+    """Patches and an image as a bank reveals them."""
 
-    Attributes:
-        originals: [n, 256], patches of training images.
-        made: [n, 256], what a decoder makes of the bank's rows nearest to them.
-        image: [H, W], the training image of which most lies in the bank verbatim, or None.
-        paint: [H, W], what the bank holds of it, decoded; NaN where nothing.
-        patches: of that image that lie in the bank.
-    """
-
-    originals: np.ndarray
-    made: np.ndarray
-    image: np.ndarray | None = None
-    paint: np.ndarray | None = None
-    patches: int = 0
+    originals: np.ndarray  # [n, 256], patches of training images
+    made: np.ndarray  # [n, 256], what a decoder makes of the bank's rows nearest to them
+    image: np.ndarray | None = None  # [H, W], the training image most of which is in the bank
+    paint: np.ndarray | None = None  # [H, W], what the bank holds of it, decoded; else NaN
+    patches: int = 0  # of that image that lie in the bank verbatim
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The audit of one bank.
+    """The audit of one bank."""
 
-    Attributes:
-        name: of the bank.
-        figures: as audit.json has them.
-        attacks: distance, and tracing where there are sums: scores of members and of others,
-            small for members.
-        shown: what the bank reveals.
-    """
-
-    name: str
-    figures: Mapping[str, Any]
+    name: str  # of the bank
+    figures: Mapping[str, Any]  # as audit.json has them
+    # distance, and tracing where there are sums: scores of members and of others, small for members
     attacks: Mapping[str, tuple[np.ndarray, np.ndarray]]
     shown: Shown
 
@@ -128,16 +113,10 @@ def bounds_table(finding: Finding) -> Table:
     figures = finding.figures
     claimed = figures["claimed_epsilon"]
     audits = {name: figures["audits"][name] for name in AUDITS if name in figures["audits"]}
-    rows = [
-        [
-            AUDITS[name],
-            _evidence(audit),
-            number(claimed, 2),
-            number(audit["epsilon_lower_bound"], 2),
-            f"{100 * audit['confidence']:.4g} %",
-        ]
-        for name, audit in audits.items()
-    ]
+    rows = []
+    for name, audit in audits.items():
+        bounds = number(claimed, 2), number(audit["epsilon_lower_bound"], 2)
+        rows.append([AUDITS[name], _evidence(audit), *bounds, f"{100 * audit['confidence']:.4g} %"])
     note = f"ε of one image at δ = {figures['delta']}"
     if figures["mechanism"] == "embedding_noise":
         note += "; the claim is for a single vector"
@@ -163,16 +142,12 @@ def _evidence(audit: Mapping[str, Any]) -> str:
 def attacks_table(finding: Finding) -> Table:
     """How well each attack tells training images from others."""
     attacks = finding.figures["attacks"]
-    rows = [
-        [
-            words,
-            number(attacks[name]["auc"]),
-            f"{100 * attacks[name]['tpr_at_1_percent']:.1f} %",
-            f"{100 * attacks[name]['tpr_at_0.1_percent']:.1f} %",
-        ]
-        for name, words in ATTACKS.items()
-        if name in attacks
-    ]
+    rows = []
+    for name, words in ATTACKS.items():
+        if name in attacks:
+            rates = (attacks[name][f"tpr_at_{percent}_percent"] for percent in ("1", "0.1"))
+            shares = (f"{100 * rate:.1f} %" for rate in rates)
+            rows.append([words, number(attacks[name]["auc"]), *shares])
     heads = ["attack", "AUC (0.5: chance)", "found at 1 % false positives", "at 0.1 %"]
     note = "Tracing needs all the images in question." if "tracing" in attacks else ""
     return Table("Membership inference", heads, rows, note)

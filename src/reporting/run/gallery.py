@@ -4,8 +4,9 @@ Each is shown as it is and under its heat map. The colours of one object's image
 scale, since a scale of its own would make every image's maximum look alike.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,16 +18,13 @@ from src.reporting.run.scores import ScoreRow
 LONGEST_SIDE = 240  # px
 SHOWN = 6
 
-LoadImage = Callable[[ScoreRow], np.ndarray]  # uint8 [H, W, 3]
-LoadMap = Callable[[ScoreRow], np.ndarray]  # float32 [H, W]
-LoadMask = Callable[[ScoreRow], np.ndarray | None]  # bool [H, W]
 
+class ImageSource(Protocol):
+    """Where the gallery gets what it shows of a test image."""
 
-@dataclass(frozen=True)
-class Choice:
-    misses: list[ScoreRow]  # anomalous images, lowest score first
-    alarms: list[ScoreRow]  # normal images, highest score first
-    hits: list[ScoreRow]  # anomalous images, highest score first; none of the misses
+    def image(self, row: ScoreRow) -> np.ndarray: ...  # uint8 [H, W, 3]
+    def map(self, row: ScoreRow) -> np.ndarray: ...  # float32 [H, W]
+    def mask(self, row: ScoreRow) -> np.ndarray | None: ...  # bool [H, W]
 
 
 @dataclass(frozen=True)
@@ -37,39 +35,38 @@ class Picture:
     heat: str
 
 
-def choose(rows: Sequence[ScoreRow], thresholds: Mapping[str, float], shown: int = SHOWN) -> Choice:
+def choose(
+    rows: Sequence[ScoreRow], thresholds: Mapping[str, float], shown: int = SHOWN
+) -> dict[str, list[ScoreRow]]:
     """The worst misses, the worst false alarms and the clearest hits among the test images.
 
     Scores of two objects, each with its own bank, are not on one scale: where the objects'
     thresholds differ, images are ordered by score / threshold.
+
+    Returns:
+        misses: anomalous images, lowest score first.
+        alarms: normal images, highest score first.
+        hits: anomalous images, highest score first; none of the misses.
     """
-
-    def score(row: ScoreRow) -> float:
-        return row.federated / (thresholds.get(row.object) or 1.0)
-
-    known = sorted(rows, key=score)
+    known = sorted(rows, key=lambda row: row.federated / (thresholds.get(row.object) or 1.0))
     normal = [row for row in known if row.label == 0]
     anomalous = [row for row in known if row.label == 1]
     low = min(shown, (len(anomalous) + 1) // 2)
     high = min(shown, len(anomalous) - low)
-    return Choice(
-        misses=anomalous[:low],
-        alarms=normal[::-1][:shown],
-        hits=anomalous[::-1][:high],
-    )
+    return {
+        "misses": anomalous[:low],
+        "alarms": normal[::-1][:shown],
+        "hits": anomalous[::-1][:high],
+    }
 
 
 def pictures(
-    choice: Choice,
-    thresholds: Mapping[str, float],
-    load_image: LoadImage,
-    load_map: LoadMap,
-    load_mask: LoadMask,
+    choice: Mapping[str, Sequence[ScoreRow]], thresholds: Mapping[str, float], source: ImageSource
 ) -> dict[str, list[Picture]]:
-    """`choice` drawn: the keys are its fields. Holds the small pictures only."""
-    rows = [*choice.misses, *choice.alarms, *choice.hits]
-    small = {row.key: _small(row, load_image, load_map, load_mask) for row in rows}
-    scales = _scales({row.key: row.object for row in rows}, {k: v[1] for k, v in small.items()})
+    """`choice` drawn. Holds the small pictures only."""
+    small = {row.key: _small(row, source) for rows in choice.values() for row in rows}
+    objects = {row.key: row.object for rows in choice.values() for row in rows}
+    scales = _scales(objects, {key: heat for key, (_, heat, _) in small.items()})
 
     def picture(row: ScoreRow) -> Picture:
         image, heat, mask = small[row.key]
@@ -77,21 +74,16 @@ def pictures(
         uris = picture_uri(image, "jpeg"), picture_uri(coloured, "jpeg")
         return Picture(row, thresholds.get(row.object), *uris)
 
-    return {
-        name: [picture(row) for row in getattr(choice, name)]
-        for name in ("misses", "alarms", "hits")
-    }
+    return {name: [picture(row) for row in rows] for name, rows in choice.items()}
 
 
-def _small(
-    row: ScoreRow, load_image: LoadImage, load_map: LoadMap, load_mask: LoadMask
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _small(row: ScoreRow, source: ImageSource) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Image [h, w, 3], map [h, w] and mask [h, w] of one row, none longer than LONGEST_SIDE."""
-    picture = Image.fromarray(load_image(row)).convert("RGB")
+    picture = Image.fromarray(source.image(row)).convert("RGB")
     part = min(1.0, LONGEST_SIDE / max(picture.size))
     size = (max(1, round(picture.width * part)), max(1, round(picture.height * part)))
-    heat = Image.fromarray(np.asarray(load_map(row), np.float32))
-    mask = load_mask(row)
+    heat = Image.fromarray(np.asarray(source.map(row), np.float32))
+    mask = source.mask(row)
     return (
         np.asarray(picture.resize(size, Image.Resampling.LANCZOS)),
         np.asarray(heat.resize(size, Image.Resampling.BILINEAR)),

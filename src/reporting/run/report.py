@@ -12,7 +12,7 @@ from src.reporting.formats import count, counted
 from src.reporting.page import render_page
 from src.reporting.plots import Plot
 from src.reporting.run import tables
-from src.reporting.run.gallery import LoadImage, LoadMap, LoadMask, choose, pictures
+from src.reporting.run.gallery import ImageSource, choose, pictures
 from src.reporting.run.plots import auroc_strip, roc_plot, score_histogram
 from src.reporting.run.scores import ScoreRow
 from src.reporting.run.summary import headline
@@ -38,9 +38,7 @@ def write_report(
     metrics: RunMetrics,
     scores: Sequence[ScoreRow],
     clients: ClientTable,
-    load_image: LoadImage,
-    load_map: LoadMap,
-    load_mask: LoadMask,
+    source: ImageSource,
 ) -> None:
     """Write the page of one run to `path`.
 
@@ -49,11 +47,9 @@ def write_report(
         metrics: what the run has no value for, the page leaves out.
         scores: one row a test image; empty where the server does not see the images.
         clients: training images by client.
-        load_image: row -> uint8 [H, W, 3]; the loaders are called for the gallery's images only.
-        load_map: row -> float32 [H, W].
-        load_mask: row -> bool [H, W], or None.
+        source: is asked for the gallery's images only.
     """
-    thresholds = thresholds_of(metrics, scores)
+    thresholds = _thresholds(metrics, scores)
     page = render_page(
         PAGE,
         title=f"Federated PatchCore on {metrics.dataset.name}"
@@ -68,14 +64,14 @@ def write_report(
         objects=tables.objects_table(metrics),
         plots=_plots_by_object(scores, thresholds),
         decisions=tables.decisions_table(scores, thresholds),
-        clients=heat_cells(clients),
+        clients=_heat_cells(clients),
         by=clients.by,
         participants=tables.clients_table(metrics),
         costs=tables.cost_table(metrics),
         seconds=tables.seconds_table(metrics),
         privacy=metrics.privacy,
         releases=tables.releases_table(metrics),
-        gallery=pictures(choose(scores, thresholds), thresholds, load_image, load_map, load_mask),
+        gallery=pictures(choose(scores, thresholds), thresholds, source),
         folded=[
             tables.pairs_table("Configuration", metrics.config),
             tables.pairs_table("Versions", metrics.versions),
@@ -98,12 +94,10 @@ def _facts(metrics: RunMetrics, clients: ClientTable) -> list[str]:
     return [*facts, f"seed {metrics.seed}"]
 
 
-def thresholds_of(metrics: RunMetrics, scores: Sequence[ScoreRow]) -> dict[str, float]:
+def _thresholds(metrics: RunMetrics, scores: Sequence[ScoreRow]) -> dict[str, float]:
     """Object -> score from which on an image counts as anomalous."""
-    threshold = metrics.threshold
-    if isinstance(threshold, dict):
-        return threshold
-    return {row.object: threshold for row in scores}
+    limit = metrics.threshold
+    return limit if isinstance(limit, dict) else {row.object: limit for row in scores}
 
 
 def _plots_by_object(
@@ -113,13 +107,12 @@ def _plots_by_object(
     plots = {}
     for name in sorted({row.object for row in scores}):
         rows = [row for row in scores if row.object == name]
-        roc = roc_plot(rows)
-        histogram = score_histogram(rows, thresholds.get(name))
-        plots[name] = [*([roc] if roc else []), histogram]
+        both = roc_plot(rows), score_histogram(rows, thresholds.get(name))
+        plots[name] = [plot for plot in both if plot]
     return plots
 
 
-def heat_cells(clients: ClientTable) -> dict[str, Any]:
+def _heat_cells(clients: ClientTable) -> dict[str, Any]:
     """The table of training images; each cell has the opacity of its background."""
     names = clients.clients or range(len(clients.counts))
     largest = max((n for row in clients.counts for n in row), default=0) or 1

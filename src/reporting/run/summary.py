@@ -59,14 +59,10 @@ def headline(metrics: RunMetrics) -> str:
     values = {name: metric(bank, "image_auroc") for name, bank in banks.items()}
     words = [f"{name} {number(value)}" for name, value in values.items() if value is not None]
     over = f", mean of {len(metrics.objects)} objects" if len(metrics.objects) > 1 else ""
-    return f"Image AUROC{over}{_private(metrics)}: {', '.join(words)}"
-
-
-def _private(metrics: RunMetrics) -> str:
     privacy = metrics.privacy
-    if privacy.epsilon is None:
-        return ""
-    return f", federated with ε = {privacy.epsilon:.4g} for one {privacy.unit}"
+    if privacy.epsilon is not None:
+        over += f", federated with ε = {privacy.epsilon:.4g} for one {privacy.unit}"
+    return f"Image AUROC{over}: {', '.join(words)}"
 
 
 def summary_table(metrics: RunMetrics) -> Table:

@@ -1,6 +1,6 @@
 """The tables of a run's page, from metrics.json."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from src.reporting.formats import byte_size, count, difference, duration, number, setting
 from src.reporting.run.scores import ScoreRow
@@ -104,15 +104,14 @@ def cost_table(metrics: RunMetrics) -> Table:
     """Size of the merged banks, how well they cover the patches, and traffic."""
     bank, traffic = metrics.bank, metrics.traffic
     uploads = traffic.upload_bytes
+    ends = [min(uploads), max(uploads)] if uploads else []
     rows = {
         "bank": f"{count(bank.size)} × {count(bank.dim)} {bank.dtype}, {byte_size(bank.bytes)}",
         "rows known to be the centralized ones": count(bank.exact) if bank.exact else "",
         "covering radius, guaranteed": _radius(metrics, "radius_bound"),
         "covering radius, measured": _radius(metrics, "radius"),
         "upload, all clients": byte_size(sum(uploads)) if uploads else "",
-        "upload, least and most": " to ".join(byte_size(f(uploads)) for f in (min, max))
-        if uploads
-        else "",
+        "upload, least and most": " to ".join(map(byte_size, ends)),
         "download, each client": byte_size(traffic.broadcast_bytes),
         "every patch in float32": _every_patch(metrics),
     }
@@ -171,5 +170,5 @@ def releases_table(metrics: RunMetrics) -> Table | None:
 
 def pairs_table(title: str, values: Mapping[str, object]) -> Table | None:
     """Settings or versions."""
-    rows: Iterable[tuple[str, str]] = ((key, setting(value)) for key, value in values.items())
-    return Table(title, [], list(rows), words=2) if values else None
+    rows = [[key, setting(value)] for key, value in values.items()]
+    return Table(title, [], rows, words=2) if rows else None

@@ -1,5 +1,6 @@
 """Seconds and bytes of a run by stage, and their means over runs."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -15,11 +16,11 @@ def seconds_by_stage(metrics: RunMetrics, key: Literal["seconds", "work"]) -> di
     return {stage: s for stage, s in seconds if stage != "total" and s is not None}
 
 
-def bytes_by_stage(metrics: RunMetrics, way: Literal["up", "down"]) -> dict[str, float]:
+def bytes_by_stage(metrics: RunMetrics, way: Literal["up", "down"]) -> dict[str, int]:
     """Stage -> bytes over all rounds: `up` from all clients, `down` to each."""
-    sums: dict[str, float] = {}
+    sums = Counter[str]()
     for exchange in metrics.traffic.stages:
-        sums[exchange.stage] = sums.get(exchange.stage, 0.0) + getattr(exchange, way)
+        sums[exchange.stage] += getattr(exchange, way)
     return sums
 
 

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from src.reporting.formats import DASH, byte_size, count, difference, duration, number
@@ -16,14 +16,10 @@ from src.reporting.tables import Table
 
 REPORT = "report.html"
 Form = Callable[[float | None], str]
+TWO_DIGITS: Form = partial(number, digits=2)
 
 
-def _two_digits(value: float | None) -> str:
-    return number(value, 2)
-
-
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A value of a group: its heading, its key, how it is written."""
 
     name: str
@@ -41,18 +37,18 @@ MAIN = (
 COSTS = (
     Column("upload, all clients", "traffic.upload_bytes", byte_size),
     Column("download, each", "traffic.broadcast_bytes", byte_size),
-    Column("× every patch", "factor.every_patch", lambda value: number(value, 0)),
-    Column("× one bank", "factor.one_bank", _two_digits),
+    Column("× every patch", "factor.every_patch", partial(number, digits=0)),
+    Column("× one bank", "factor.one_bank", TWO_DIGITS),
     Column("bank rows", "bank.size", count),
     Column("exact rows", "bank.exact", count),
-    Column("radius", "bank.radius", _two_digits),
-    Column("its bound", "bank.radius_bound", _two_digits),
-    Column("centralized radius", "centralized.radius", _two_digits),
+    Column("radius", "bank.radius", TWO_DIGITS),
+    Column("its bound", "bank.radius_bound", TWO_DIGITS),
+    Column("centralized radius", "centralized.radius", TWO_DIGITS),
     Column("time in all", "seconds.total", duration),
 )
 PRIVACY = (
-    Column("ε spent", "privacy.epsilon", _two_digits),
-    Column("audit: ε at least", "audit.epsilon_lower_bound", _two_digits),
+    Column("ε spent", "privacy.epsilon", TWO_DIGITS),
+    Column("audit: ε at least", "audit.epsilon_lower_bound", TWO_DIGITS),
     Column("membership AUC", "audit.membership_auc"),
     Column("found at 1 % false", "audit.tpr_at_1_percent"),
     Column("at 0.1 %", "audit.tpr_at_0.1_percent"),
@@ -64,7 +60,7 @@ PRIVACY = (
 FAIRNESS = (
     Column("worst client", "fairness.worst"),
     Column("gap, best − worst", "fairness.gap"),
-    Column("Jain's index", "fairness.jain", lambda value: number(value, 4)),
+    Column("Jain's index", "fairness.jain", partial(number, digits=4)),
     Column("worst alone", "local.worst.image_auroc"),
 )
 HETEROGENEITY = (
@@ -96,24 +92,21 @@ HETEROGENEITY_NOTE: Final = (
     "clients. Value skew: mean total variation distance of clients' values from all. Size skew: "
     "1 − Jain's index of clients' numbers of images."
 )
-SECONDS_NOTE: Final = "Cached features and kept baselines take next to no time."
-BYTES_NOTE: Final = "All rounds together."
 
 
 def tables_of(study: Study, folder: Path) -> list[Table]:
     """All tables that have a value to show; `folder` is where links start from."""
-    groups = study.groups
-    several = max(len(group.runs) for group in groups) > 1
-    note = INTERVALS if several else "One seed: there are no intervals."
+    seconds_note = "Cached features and kept baselines take next to no time."
+    note = INTERVALS if study.several_seeds else "One seed: there are no intervals."
     tables = [
-        _by_group("main", "Image AUROC", note, groups, MAIN, together=study),
-        _other_metrics(groups),
-        _by_group("costs", "Cost and guarantee", COST_NOTE, groups, COSTS, plain=True),
-        _by_stage("seconds", "Seconds by stage", SECONDS_NOTE, groups, SECONDS, duration),
-        _by_stage("bytes", "Bytes by stage", BYTES_NOTE, groups, BYTES, byte_size),
-        _by_group("privacy", "Privacy", PRIVACY_NOTE, groups, PRIVACY),
-        _by_group("fairness", "Fairness", FAIRNESS_NOTE, groups, FAIRNESS),
-        _by_group("heterogeneity", "Heterogeneity", HETEROGENEITY_NOTE, groups, HETEROGENEITY),
+        _by_group("main", "Image AUROC", note, study, MAIN, total=True),
+        _other_metrics(study),
+        _by_group("costs", "Cost and guarantee", COST_NOTE, study, COSTS, plain=True),
+        _by_stage("seconds", "Seconds by stage", seconds_note, study, SECONDS, duration),
+        _by_stage("bytes", "Bytes by stage", "All rounds together.", study, BYTES, byte_size),
+        _by_group("privacy", "Privacy", PRIVACY_NOTE, study, PRIVACY),
+        _by_group("fairness", "Fairness", FAIRNESS_NOTE, study, FAIRNESS),
+        _by_group("heterogeneity", "Heterogeneity", HETEROGENEITY_NOTE, study, HETEROGENEITY),
         _runs(study, folder),
     ]
     return [table for table in tables if len(table.heads) > table.words and table.rows]
@@ -132,28 +125,22 @@ def _by_group(
     name: str,
     title: str,
     note: str,
-    groups: Sequence[Group],
+    study: Study,
     columns: Sequence[Column],
-    plain: bool = False,
-    together: Study | None = None,
+    plain: bool = False,  # without intervals
+    total: bool = False,  # with a row over all groups
 ) -> Table:
-    """A row a group; columns that no group has are left out.
-
-    Args:
-        plain: without intervals.
-        together: add a row over all groups of this study.
-    """
-    kept = [column for column in columns if any(g.values(column.key) for g in groups)]
-    several = any(len(g.runs) > 1 for g in groups)
+    """A row a group; columns that no group has are left out."""
+    kept = [column for column in columns if any(g.values(column.key) for g in study.groups)]
+    several, total = study.several_seeds, total and len(study.groups) > 1
     rows, numbers = [], []
-    for group in groups:
+    for group in study.groups:
         values = {c.key: group.estimate(c.key) for c in kept}
         cells = [_cell(values[c.key], c.form, plain, len(group.runs)) for c in kept]
         rows.append([group.label, *([str(len(group.runs))] if several else []), *cells])
         numbers.append(_numbers(group, values))
-    total = together is not None and len(groups) > 1
-    if together and total:
-        cells = [interval(overall(together, c.key), c.form) for c in kept]
+    if total:
+        cells = [interval(overall(study, c.key), c.form) for c in kept]
         rows.append(["all groups", *([""] if several else []), *cells])
     heads = ["group", *(["seeds"] if several else []), *(c.name for c in kept)] if kept else []
     note = f"{MEANS}{note}" if several and plain else note
@@ -175,8 +162,9 @@ def _numbers(group: Group, values: Mapping[str, Estimate | None]) -> dict[str, A
     return row
 
 
-def _other_metrics(groups: Sequence[Group]) -> Table:
+def _other_metrics(study: Study) -> Table:
     """Every metric but image AUROC, a row a group and bank."""
+    groups = study.groups
     keys = {key.replace("@", "."): name for key, name in METRIC_NAMES.items()}
     del keys["image_auroc"]
     kept = [k for k in keys if any(g.values(f"{b}.{k}") for b in BANKS.values() for g in groups)]
@@ -189,21 +177,16 @@ def _other_metrics(groups: Sequence[Group]) -> Table:
                 rows.append([group.label, name, *cells])
                 numbers.append({**_numbers(group, {}), "bank": name, **_numbers(group, values)})
     heads = ["group", "bank", *(keys[k] for k in kept)]
-    several = any(len(run.metrics.objects) > 1 for g in groups for run in g.runs)
-    note = "Means over the objects." if several else ""
-    options: dict[str, Any] = {"words": 2, "strong": "federated", "grouped": True}
-    return Table("Other metrics", heads, rows, note, "metrics", numbers, **options)
+    note = "Means over the objects." if any(len(r.metrics.objects) > 1 for r in study.runs) else ""
+    title, bold = "Other metrics", "federated"
+    return Table(title, heads, rows, note, "metrics", numbers, 2, strong=bold, grouped=True)
 
 
 def _by_stage(
-    name: str,
-    title: str,
-    note: str,
-    groups: Sequence[Group],
-    sources: Mapping[str, Amounts],
-    form: Form,
+    name: str, title: str, note: str, study: Study, sources: Mapping[str, Amounts], form: Form
 ) -> Table:
     """Means over seeds, a row a group and stage."""
+    groups = study.groups
     means = [{n: stage_means(g.runs, amounts) for n, amounts in sources.items()} for g in groups]
     kept = [source for source in sources if any(mean[source] for mean in means)]
     rows, numbers = [], []
@@ -212,7 +195,7 @@ def _by_stage(
             values = {source: mean[source].get(stage) for source in kept}
             rows.append([group.label, stage, *map(form, values.values())])
             numbers.append({"group": group.label, "stage": stage, **values})
-    note = f"{MEANS}{note}" if any(len(g.runs) > 1 for g in groups) else note
+    note = f"{MEANS}{note}" if study.several_seeds else note
     heads = ["group", "stage", *kept]
     return Table(title, heads, rows, note, name, numbers, words=2, grouped=True)
 
