@@ -10,7 +10,7 @@ imported, `merge.protocol` takes that name:
     changes = {"engine": "inline", "clients": 3, "out": "/tmp/k-means", "merge.protocol": "k-means"}
     launch(check_settings(default_settings() | changes))
 
-`flwr run`, Ray and deployments import what lies in fl/server/protocols: put the file there.
+Other engines import every module of fl/extensions: put the file there.
 """
 
 import time

@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fl.engines.inline import InlineGrid
-from fl.server.exchanges import ask_holdings, ask_results, ask_rows
+from fl.server.exchanges import ask_holdings, ask_rows, evaluate
 from fl.server.federation import Federation, RoundFailed
 from fl.server.retrying_grid import NodeRegistry
 from fl.server.state import ServerState
@@ -129,7 +129,7 @@ def test_every_node_gets_a_list_of_requests_with_the_settings_and_one_ticket(fed
 def test_a_broadcast_is_serialised_once_for_all_nodes(federation) -> None:
     bank = MergedBank(np.eye(3, 152, dtype=np.float32))
     with pytest.raises(RoundFailed):  # these clients cannot score
-        ask_results(federation, ServerState(banks=BankSet({"bracket": bank})))
+        evaluate(federation, ServerState(banks=BankSet({"bracket": bank})))
     records = [request.content[BANKS] for request in federation.grid.requests]
     assert len(records) == len(NODES)
     assert all(record is records[0] for record in records)
@@ -240,7 +240,7 @@ def test_a_client_that_is_silent_later_is_named_by_its_number(federation) -> Non
     answers(federation)
     federation.grid.change = lambda replies: []
     with pytest.raises(RoundFailed, match="only 0 of 3 clients scored") as caught:
-        ask_results(federation, ServerState())
+        evaluate(federation, ServerState())
     expected = "client 1: its bank is merged, but it gave no figures: it gave no answer within 5 s"
     assert expected in str(caught.value)
 
