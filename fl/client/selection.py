@@ -40,7 +40,7 @@ def select_again(node: Node, info: RoundInfo, has_quota: bool) -> dict[str, Cand
         CannotTakePart: the selection of a later round is lost.
     """
     if info.number > 1:
-        raise CannotTakePart("it was started anew within a round, which it sits out")
+        raise CannotTakePart("it restarted within a round, and sits that round out")
     return select_first(node, for_curve=has_quota)
 
 

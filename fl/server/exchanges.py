@@ -43,7 +43,7 @@ def ask_holdings(federation: Federation, server_round: int) -> dict[int, Mapping
         lambda client: RecordDict(),
         parse,
         server_round=server_round,
-        purpose="said what they hold",
+        purpose="reported what they hold",
     )
 
 
@@ -98,7 +98,7 @@ def ask_curves(
             request,
             parse,
             server_round=server_round,
-            purpose="said what they hold",
+            purpose="reported what they hold",
             **options,  # type: ignore[arg-type]
         )
 

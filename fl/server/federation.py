@@ -118,7 +118,7 @@ class Federation:
         """Nodes that were asked and gave no reply."""
         clients = self._collector.clients
         asked = {node for node in self.registry.nodes if to is None or clients.get(node) in to}
-        reason = f"it gave no answer within {self.settings.timeout} s"
+        reason = f"it did not answer within {self.settings.timeout} s"
         return [Refused(node, reason) for node in sorted(asked - {o.node for o in outcomes})]
 
     def _count(self, reply: Accepted, action: str) -> None:
@@ -133,7 +133,7 @@ class Federation:
     def _leave_out(self, refusal: Refused, action: str) -> None:
         client, reason = self._collector.name_of(refusal.node), refusal.reason
         if action == MessageType.EVALUATE and self._has_uploaded(client):
-            reason = f"its bank is merged, but it gave no figures: {reason}"
+            reason = f"its bank is merged, but it sent no metrics: {reason}"
         log.error("%s is left out: %s", display_name(client), reason)
         self.traffic = self.traffic.with_refusal(client, reason)
 

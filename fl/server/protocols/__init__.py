@@ -22,8 +22,6 @@ def protocol_class(settings: Settings) -> type[Protocol]:
     Raises:
         ConfigError: an unknown protocol, or settings that it cannot run with.
     """
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
     load_extensions()
     protocols = registered()
     name = settings.merge_protocol if settings.privacy_mechanism == "none" else "private"
@@ -33,3 +31,7 @@ def protocol_class(settings: Settings) -> type[Protocol]:
     if problems:
         raise ConfigError("\n".join(problems))
     return protocols[name]
+
+
+for _module in pkgutil.iter_modules(__path__):  # each registers its protocol
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -161,13 +161,13 @@ class PrivateProtocol(Protocol):
             lambda client: request,
             parse,
             server_round=state.round + 1,
-            purpose="gave its sums",
+            purpose="sent sums",
         )
         totals = {}
         for name in queries:
             parts = [sums[name] for sums in answers.values() if name in sums]
             if not parts:
-                raise RoundFailed(f"no client that holds images of {name} gave its sums")
+                raise RoundFailed(f"no client that holds images of {name} sent sums")
             vectors = add_sums(part.vectors for part in parts)
             totals[name] = Sums(vectors, sum(part.records for part in parts))
         return totals

@@ -218,7 +218,7 @@ def test_a_reply_that_cannot_be_used_leaves_its_client_out(
 def test_a_client_left_out_takes_part_again_when_it_replies(federation) -> None:
     federation.grid.change = lambda replies: [replies[0], replies[2]]
     assert answers(federation) == [0, 2]
-    assert refusals(federation) == {"node 1002": "it gave no answer within 5 s"}
+    assert refusals(federation) == {"node 1002": "it did not answer within 5 s"}
     federation.grid.change = ScriptedGrid.change
     assert answers(federation) == [0, 1, 2]
     assert refusals(federation) == {}
@@ -229,10 +229,10 @@ def test_too_many_silent_nodes_fail_the_round_and_each_is_named(federation) -> N
     with pytest.raises(RoundFailed) as caught:
         answers(federation)
     first, *reasons = str(caught.value).splitlines()
-    assert first == "only 1 of 3 clients said what they hold, 2 are needed (min-clients):"
+    assert first == "only 1 of 3 clients reported what they hold, 2 are needed (min-clients):"
     assert reasons == [
-        "node 1002: it gave no answer within 5 s",
-        "node 1003: it gave no answer within 5 s",
+        "node 1002: it did not answer within 5 s",
+        "node 1003: it did not answer within 5 s",
     ]
 
 
@@ -241,7 +241,7 @@ def test_a_client_that_is_silent_later_is_named_by_its_number(federation) -> Non
     federation.grid.change = lambda replies: []
     with pytest.raises(RoundFailed, match="only 0 of 3 clients scored") as caught:
         evaluate(federation, ServerState())
-    expected = "client 1: its bank is merged, but it gave no figures: it gave no answer within 5 s"
+    expected = "client 1: its bank is merged, but it sent no metrics: it did not answer within 5 s"
     assert expected in str(caught.value)
 
 
@@ -285,7 +285,7 @@ def test_only_the_clients_named_are_asked_and_only_they_can_be_silent(federation
     uploads = ask_rows(federation, ServerState(), {0: {"bracket": 3}, 2: {"bracket": 3}})
     np.testing.assert_array_equal(uploads[0]["bracket"].features, ROWS)
     assert [request.metadata.dst_node_id for request in federation.grid.requests] == [1001, 1003]
-    assert refusals(federation) == {2: "it gave no answer within 5 s"}
+    assert refusals(federation) == {2: "it did not answer within 5 s"}
 
 
 def test_a_node_that_joins_within_an_exchange_may_not_send_rows_in_another_s_place(

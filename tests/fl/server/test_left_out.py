@@ -250,7 +250,7 @@ def test_a_client_that_fails_to_score_stays_in_the_bank_and_is_named(
     }
     done = run(client_app=misbehave({}, {BAD: handlers[kind]}), min_clients=2)
     # its number is known from its first reply
-    assert_refused(done, BAD, "its bank is merged, but it gave no figures: ")
+    assert_refused(done, BAD, "its bank is merged, but it sent no metrics: ")
     np.testing.assert_array_equal(done.model.banks["bracket"], clean.model.banks["bracket"])
     assert done.metrics["federated"] == clean.metrics["federated"]  # the server scored the rest
 

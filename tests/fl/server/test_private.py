@@ -183,7 +183,7 @@ def test_an_interrupted_private_run_goes_on_from_the_answers_it_has(
         return client_app(message, context)
 
     app = misbehave({}, {}, dict.fromkeys(range(3), answer_once))
-    with pytest.raises(RoundFailed, match="only 0 of 3 clients gave its sums"):
+    with pytest.raises(RoundFailed, match="only 0 of 3 clients sent sums"):
         private(out=str(tmp_path), client_app=app)
     assert len(read_ledger(tmp_path / LEDGER).releases) == 1
     done, uninterrupted = private(out=str(tmp_path), resume=True), private()

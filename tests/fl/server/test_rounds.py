@@ -125,7 +125,7 @@ def test_a_node_that_restarts_within_a_later_round_sits_it_out(run, misbehave) -
     done = run(client_app=misbehave({1: restart}), **LEAN, num_server_rounds=2, min_clients=2)
     [refusal] = done.metrics["refused"]
     assert refusal["client"] == 1
-    assert "started anew within a round" in refusal["reason"]
+    assert "restarted within a round" in refusal["reason"]
     assert done.metrics["bank"]["radius"] > 0  # the rows of its first round are merged
 
 
@@ -178,7 +178,7 @@ def test_a_client_with_an_unsound_curve_is_left_out_and_not_asked_for_rows(
 
 
 def test_a_round_with_too_few_curves_fails(run, misbehave, failing) -> None:
-    with pytest.raises(RoundFailed, match="only 2 of 3 clients said what they hold"):
+    with pytest.raises(RoundFailed, match="only 2 of 3 clients reported what they hold"):
         run(client_app=misbehave({}, {}, {1: failing(1)}), **LEAN)
 
 
