@@ -64,9 +64,12 @@ def pictures(
     choice: Mapping[str, Sequence[ScoreRow]], thresholds: Mapping[str, float], source: ImageSource
 ) -> dict[str, list[Picture]]:
     """`choice` drawn. Holds the small pictures only."""
-    small = {row.key: _small(row, source) for rows in choice.values() for row in rows}
-    objects = {row.key: row.object for rows in choice.values() for row in rows}
-    scales = _scales(objects, {key: heat for key, (_, heat, _) in small.items()})
+    shown = [row for rows in choice.values() for row in rows]
+    small = {row.key: _small(row, source) for row in shown}
+    scales = {
+        name: _scale([small[row.key][1] for row in shown if row.object == name])
+        for name in {row.object for row in shown}
+    }
 
     def picture(row: ScoreRow) -> Picture:
         image, heat, mask = small[row.key]
@@ -97,13 +100,7 @@ def _small_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(share) > 0
 
 
-def _scales(
-    objects: Mapping[str, str], heats: Mapping[str, np.ndarray]
-) -> dict[str, tuple[float, float]]:
-    """One (low, high) an object: from the median of its maps to almost their maximum."""
-    scales = {}
-    for name in set(objects.values()):
-        values = np.concatenate([heats[k].ravel() for k, owner in objects.items() if owner == name])
-        low, high = np.quantile(values, (0.5, 0.998))
-        scales[name] = (float(low), float(max(high, low + 1e-6)))
-    return scales
+def _scale(heats: Sequence[np.ndarray]) -> tuple[float, float]:
+    """(low, high): from the median of an object's maps to almost their maximum."""
+    low, high = np.quantile(np.concatenate([heat.ravel() for heat in heats]), (0.5, 0.998))
+    return float(low), float(max(high, low + 1e-6))

@@ -52,9 +52,7 @@ def write_report(
     thresholds = _thresholds(metrics, scores)
     page = render_page(
         PAGE,
-        title=f"Federated PatchCore on {metrics.dataset.name}"
-        if metrics.dataset
-        else "Federated PatchCore",
+        title="Federated PatchCore" + (f" on {metrics.dataset.name}" if metrics.dataset else ""),
         facts=_facts(metrics, clients),
         refused=metrics.refused,
         refused_count=counted(len(metrics.refused), "client"),

@@ -21,19 +21,10 @@ USED_BY = {
     "partition.column": ("dirichlet", "attribute"),
     "partition.minimum": ("dirichlet", "quantity"),
 }
-SHORT = {
-    "num-server-rounds": "rounds",
-    "coreset-percentage": "coreset",
-    "memory-limit-mb": "memory",
-    "epsilon": "ε",
-}
+SHORT = {"num-server-rounds": "rounds", "coreset-percentage": "coreset", "epsilon": "ε"}
 BARE = (  # a label gives their value without a name
-    "partition.kind",
-    "data.kind",
-    "dataset",
-    "partition.file",
-    "model.backbone",
-    "privacy.mechanism",
+    *("partition.kind", "data.kind", "dataset"),
+    *("partition.file", "model.backbone", "privacy.mechanism"),
 )
 
 

@@ -48,26 +48,22 @@ FILLS = (  # colour and hatch of a stage; a hatch needs a light background to be
 BYTE_TICKS = FuncFormatter(lambda value, _: byte_size(value).replace(".0", ""))
 PLAIN_TICKS = FuncFormatter(lambda value, _: f"{value:g}")
 VARIES = {"uploads": 1.2, "measure": 0.01, "radius": 0.005}  # below that there is no axis to plot
-MEASURES = {
-    "feature_shift": "feature shift",
-    "value_skew": "value skew",
-    "size_skew": "size skew",
-}
+MEASURES = ("feature_shift", "value_skew", "size_skew")
 
 
 @rc_context(STYLE)
 def study_plots(study: Study) -> list[Plot]:
     """All plots that the runs have data for, in the order of the page."""
-    makers = (
-        compared,
-        against_upload,
-        against_heterogeneity,
-        against_radius,
-        by_client,
-        seconds_bars,
-        bytes_bars,
+    plots = (
+        compared(study),
+        against_upload(study),
+        against_heterogeneity(study),
+        against_radius(study),
+        by_client(study),
+        seconds_bars(study),
+        bytes_bars(study),
     )
-    return [plot for plot in (make(study) for make in makers) if plot]
+    return [plot for plot in plots if plot]
 
 
 def compared(study: Study) -> Plot | None:
@@ -124,11 +120,11 @@ def against_heterogeneity(study: Study) -> Plot | None:
             points = points_of(study.groups, f"heterogeneity.{key}", metric)
             x, y = [p[1] for p in points], [p[2] for p in points]
             axes.plot(x, y, marker, label=side, **mark_style(colour, filled))
-        axes.set_xlabel(MEASURES[key])
+        axes.set_xlabel(key.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)
     panels[0].set_ylabel(AUROC)
-    names = ", ".join(MEASURES[key] for key in keys)
+    names = ", ".join(keys).replace("_", " ")
     alt = f"Image AUROC, {', '.join(sides)}, against {names}, a mark a group"
     caption = "0: the clients' images are alike; 1: as different as they can be."
     return finished_plot(figure, "heterogeneity", "Quality and heterogeneity", alt, caption)

@@ -22,17 +22,12 @@ from src.reporting.study.groups import Estimate, Group, Study, label
 from src.reporting.study.plots import PLAIN_TICKS, group_marks, points_of, square_axes
 
 EPSILON, IMAGES, MECHANISM = "privacy.epsilon", "data.train-images", "privacy.mechanism"
-REFERENCES = {  # value of a run -> name, colour and dashes of its horizontal line
-    "centralized.image_auroc": ("centralized, not private", BROWN, (0, (6, 2))),
-    "comparators.k-means without noise.image_auroc": ("k-means, no noise", "#2b7a4b", (0, (1, 2))),
-    "comparators.public images alone.image_auroc": ("public images alone", GREY, (0, (3, 2))),
-    "comparators.Gaussian of public images.image_auroc": (
-        "public images, Gaussian",
-        GREY,
-        (0, (1, 1)),
-    ),
-}
-CHANCE = 0.5
+REFERENCES = (  # bank, name, colour and dashes of its horizontal line
+    ("centralized", "centralized, not private", BROWN, (0, (6, 2))),
+    ("comparators.k-means without noise", "k-means, no noise", "#2b7a4b", (0, (1, 2))),
+    ("comparators.public images alone", "public images alone", GREY, (0, (3, 2))),
+    ("comparators.Gaussian of public images", "public images, Gaussian", GREY, (0, (1, 1))),
+)
 ASIDE = 1.03  # factor between the marks of neighbouring lines, so that no bar hides another
 
 Line = list[tuple[float, Estimate]]
@@ -94,8 +89,8 @@ def _lines(study: Study, key: str) -> dict[str, Line]:
 
 
 def _draw_references(axes: Axes, groups: Sequence[Group]) -> None:
-    for key, (name, colour, dashes) in REFERENCES.items():
-        values = [value for group in groups for value in group.values(key)]
+    for bank, name, colour, dashes in REFERENCES:
+        values = [v for group in groups for v in group.values(f"{bank}.image_auroc")]
         if values:
             mean = sum(values) / len(values)
             axes.axhline(mean, color=colour, linestyle=dashes, linewidth=1.4, label=name)
@@ -107,7 +102,7 @@ def against_attack(study: Study) -> Plot | None:
     if len(points) < 2:
         return None
     figure, axes = square_axes(study.groups)
-    axes.axvline(CHANCE, color="black", linewidth=0.8)
+    axes.axvline(0.5, color="black", linewidth=0.8)
     group_marks(axes, points)
     axes.set(xlabel="AUC of membership inference (0.5: chance)", ylabel="federated image AUROC")
     alt = "Image AUROC against AUC of membership inference, a mark a group"
