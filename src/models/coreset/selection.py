@@ -23,8 +23,8 @@ from src.models.search.distances import count_nonfinite_rows
 
 Rows = TypeVar("Rows", np.ndarray, Tensor)
 
-IN_CACHE = 2**22  # sequential selection is faster up to this many values,
-FEW = 2**28  # and up to this many values times picks
+IN_CACHE = 2**21  # sequential selection is faster up to this many values,
+FEW = 2**27  # and up to this many values times picks
 
 
 def greedy_coreset_selection(features: Rows, target_size: int, seed: int = 42) -> Rows:
