@@ -101,8 +101,7 @@ def many_run_epsilon(
         delta: δ of the claim.
         confidence: of the bound.
     """
-    false_positive = _upper_end(without > threshold, confidence)
-    false_negative = _upper_end(given <= threshold, confidence)
+    false_positive, false_negative = _error_rates(without, given, threshold, confidence)
     mu = float(norm.isf(false_positive) - norm.ppf(false_negative))
     return epsilon_for(max(0.0, mu), delta)
 
@@ -124,12 +123,8 @@ def many_run_bound(
         raise ValueError("a bound over many runs needs two runs with and two without the canary")
 
     def bound_at(runs: slice, threshold: float) -> float:
-        false_positive = _upper_end(without[runs] > threshold, confidence)
-        false_negative = _upper_end(given[runs] <= threshold, confidence)
-        ratios = (
-            (1 - delta - false_negative) / false_positive,
-            (1 - delta - false_positive) / false_negative,
-        )
+        positive, negative = _error_rates(without[runs], given[runs], threshold, confidence)
+        ratios = (1 - delta - negative) / positive, (1 - delta - positive) / negative
         return math.log(max(*ratios, math.exp(-MAX_EPSILON / 2)))
 
     choosing, judging = slice(0, None, 2), slice(1, None, 2)
@@ -139,7 +134,13 @@ def many_run_bound(
     return max(0.0, bound_at(judging, best))
 
 
-def _upper_end(errors: np.ndarray, confidence: float) -> float:
-    """Upper end of an error rate's interval; those of two rates hold together."""
-    count, total = int(errors.sum()), len(errors)
-    return float(beta.isf((1 - confidence) / 2, count + 1, total - count)) if count < total else 1.0
+def _error_rates(
+    without: np.ndarray, given: np.ndarray, threshold: float, confidence: float
+) -> list[float]:
+    """Upper ends of the false positive and the false negative rate, which hold together."""
+    rates = []
+    for errors in (without > threshold, given <= threshold):
+        count, total = int(errors.sum()), len(errors)
+        end = beta.isf((1 - confidence) / 2, count + 1, total - count) if count < total else 1.0
+        rates.append(float(end))
+    return rates

@@ -1,7 +1,7 @@
 """Canaries: how noisy sums change when a worst-case image is added to a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from src.models.patchcore import PatchCore, Progress
 from src.models.scoring import image_scores
 from src.privacy.ledger import Release
 from src.privacy.noise import Noise
-from src.privacy.queries import ScoreQuery, SumQuery, clipped_vectors
+from src.privacy.queries import ScoreQuery, SumQuery, add_sums, clipped_vectors
 from src.privacy.runner import Step, Sums, release_sums
 
 CANARY_PATCHES = 16  # identical ones; their number does not matter
@@ -55,7 +55,7 @@ class CanaryStep:
     step: Step  # the query
     releases: Sequence[Release]  # with the noise that the run drew
     sums: Sums  # without the canary
-    change: Sequence[np.ndarray]  # what the canary adds to each block
+    change: tuple[np.ndarray, ...]  # what the canary adds to each block
 
     @property
     def shifts(self) -> list[float]:
@@ -91,7 +91,10 @@ def canary_scores(
         progress: called with (runs done, runs) now and then.
     """
     scores = np.zeros((2, runs))
-    sides = [(step, (step.sums, _with_canary(step))) for step in steps]
+    sides = [
+        (step, (step.sums, replace(step.sums, vectors=add_sums([step.sums.vectors, step.change]))))
+        for step in steps
+    ]
     for run in range(runs):
         for step, both in sides:
             for side, sums in enumerate(both):
@@ -104,8 +107,3 @@ def canary_scores(
         if progress and (run + 1) % REPORT_EVERY == 0:
             progress(run + 1, runs)
     return scores[0], scores[1]
-
-
-def _with_canary(step: CanaryStep) -> Sums:
-    vectors = zip(step.sums.vectors, step.change, strict=True)
-    return Sums(tuple(total + change for total, change in vectors), step.sums.records)
