@@ -1,6 +1,6 @@
 """The same settings give the same banks, byte for byte, whatever the code is made of.
 
-behaviour.json holds what each run gave at commit 1a84e8a. After a change that is meant to alter it:
+behaviour.json holds what each run gave at commit 1a84e8a, before the code was rebuilt. After a change that is meant to alter it:
 `UPDATE_BEHAVIOUR=1 python -m pytest tests/fl/test_behaviour.py`, and a message that says why.
 
 Features of a CPU differ from those of another in their last bits. Where the features of this
@@ -8,7 +8,6 @@ machine are not those that behaviour.json was made from, digests are left out, a
 counts and partitions are compared alone.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -185,19 +184,14 @@ def behaviour(done) -> dict[str, Any]:
     }
     if (done.out / "scores.csv").exists():
         digests["scores"] = hashlib.sha256((done.out / "scores.csv").read_bytes()).hexdigest()[:16]
-    kept = {
-        key: metrics.get(key)
-        for key in ("federated", "centralized", "local", "bank", "threshold", "objects", "dataset")
-    }
+    kept = {key: metrics.get(key) for key in ("federated", "centralized", "bank", "threshold")}
     kept["refused"] = [entry["client"] for entry in metrics["refused"]]
     kept["rounds"] = [stage["round"] for stage in metrics["traffic"]["stages"]]
     kept["spent"] = [release["mu"] for release in metrics["privacy"].get("releases", [])]
     if (done.out / "partition.json").exists():
         clients = Partition.load(done.out / "partition.json").clients
-        kept["partition"] = [[list(share.train), list(share.test)] for share in clients]
-    if (done.out / "scores.csv").exists():
-        with (done.out / "scores.csv").open() as file:
-            kept["scored"] = [row["image"] for row in csv.DictReader(file)]
+        shares = [[list(share.train), list(share.test)] for share in clients]
+        kept["partition"] = hashlib.sha256(json.dumps(shares).encode()).hexdigest()[:16]
     return {"digests": digests, "metrics": kept}
 
 
