@@ -1,7 +1,8 @@
 """The same settings give the same banks, byte for byte, whatever the code is made of.
 
-behaviour.json holds what each run gave at commit 1a84e8a, before the code was rebuilt. After a change that is meant to alter it:
-`UPDATE_BEHAVIOUR=1 python -m pytest tests/fl/test_behaviour.py`, and a message that says why.
+behaviour.json holds what each run gave at commit 1a84e8a, before the code was rebuilt. After a
+change that is meant to alter it: `UPDATE_BEHAVIOUR=1 python -m pytest tests/fl/test_behaviour.py`,
+and a message that says why.
 
 Features of a CPU differ from those of another in their last bits. Where the features of this
 machine are not those that behaviour.json was made from, digests are left out, and the metrics,
