@@ -1,7 +1,7 @@
 """Attacks on one bank, and lower bounds on its ε."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -75,7 +75,10 @@ def tracing_attack(
         if mechanism.unit == "image":
             sums = Sums(tuple(block.sum(0) for block in of_members), count)
         else:
-            sums = _sum_clients(subject, query)
+            unit, group = mechanism.unit, subject.settings.privacy_group
+            parts = [client_sums(model, share, query, unit, group) for share in subject.train]
+            vectors = add_sums(part.vectors for part in parts)
+            sums = Sums(vectors, sum(part.records for part in parts))
         change = canary_vectors(model, query, canary)
         if mechanism.adjacency == "replace":
             removed = _first_record(subject, query)
@@ -162,9 +165,7 @@ def one_run_audit(
         "epsilon_lower_bound": one_run_epsilon(guesses, subject.delta, confidence),
         "confidence": confidence,
         "by": by,
-        "canaries": guesses.canaries,
-        "guesses": guesses.guesses,
-        "right": guesses.right,
+        **asdict(guesses),
     }
 
 
@@ -218,14 +219,6 @@ def _measure_again(
     if subject.noise_epsilon:
         rows = add_embedding_noise(unit_rows(rows), subject.noise_sigma, system_noise)
     return -smallest_distances(model, (rows, subject.bank[1]), canaries, stage("one run"))
-
-
-def _sum_clients(subject: Subject, query: SumQuery) -> Sums:
-    """The sums over the run's own records."""
-    settings, model = subject.settings, subject.model
-    unit, group = settings.privacy_unit, settings.privacy_group
-    parts = [client_sums(model, images, query, unit, group) for images in subject.train]
-    return Sums(add_sums(part.vectors for part in parts), sum(part.records for part in parts))
 
 
 def _first_record(subject: Subject, query: SumQuery) -> tuple[np.ndarray, ...]:

@@ -12,8 +12,15 @@ from src.federated.candidates import Stage
 from src.models import PatchCore
 from src.models.feature_transform import FeatureTransform
 from src.models.patchcore import Progress
-from src.privacy.attacks.inversion import Decoder, correlations, paint_patches, patch_pixels
+from src.privacy.attacks.inversion import (
+    SIDE,
+    Decoder,
+    correlations,
+    paint_patches,
+    patch_pixels,
+)
 from src.privacy.clipping import normalize_patches
+from src.privacy.records import read_patches
 from src.reporting.audit.page import Shown
 
 MAX_ROWS = 1000  # of a bank that are decoded
@@ -30,12 +37,7 @@ def invert_bank(
     """Decode a bank's rows with a decoder learnt from the attacker's images.
 
     The original of a row is the nearest training patch, which may be the row itself.
-
-    Args:
-        subject: the bank.
-        distances: [h, w] of each training image's patches to the bank.
-        random: chooses the patches that are learnt from and shown.
-        stage: reports progress.
+    `distances` are those [h, w] of each training image's patches to the bank.
     """
     model, (rows, transform) = subject.model, subject.bank
     vectors, pixels = _known_patches(model, subject.own, transform is not None, random)
@@ -74,10 +76,9 @@ def _with_image(
     """Add a training image, and those of its patches that lie in the bank verbatim, decoded."""
     model, grid = subject.model, (distances.shape[0], distances.shape[1])
     places = np.flatnonzero(distances == 0)
-    [features] = _grids(model, subject.members.select([index]))
-    vectors = features.flatten(0, 1).float().cpu().numpy()[places]
+    [patches] = read_patches(model, subject.members.select([index]))
     image = _grey(model, subject.members, index)
-    paint = paint_patches(image.shape, grid, places, decoder.decode(vectors))
+    paint = paint_patches(image.shape, grid, places, decoder.decode(patches[places]))
     return Shown(shown.originals, shown.made, image, paint, len(places))
 
 
@@ -102,14 +103,11 @@ def _originals(
     """Pixels [K, side²] of the training patch nearest to each row."""
     model, members = subject.model, subject.members
     images, places = _nearest_patches(model, members, rows, subject.bank[1], progress)
-    originals: np.ndarray | None = None
+    originals = np.zeros((len(rows), SIDE**2))
     for index in np.unique(images):
-        grid = distances[index].shape
-        pixels = patch_pixels(_grey(model, members, int(index)), (grid[0], grid[1]))
-        if originals is None:
-            originals = np.zeros((len(rows), pixels.shape[1]))
+        height, width = distances[index].shape
+        pixels = patch_pixels(_grey(model, members, int(index)), (height, width))
         originals[images == index] = pixels[places[images == index]]
-    assert originals is not None
     return originals
 
 

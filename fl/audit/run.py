@@ -38,12 +38,8 @@ def audit_run(
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Audit the banks of a run: the content of audit.json, and a finding for each bank.
 
-    Args:
-        run: which.
-        subjects: its banks.
-        runs: number of runs of a many-run audit, with the canary and without it each.
-        seed: chooses the canaries.
-        stage: reports progress.
+    A many-run audit makes `runs` runs with the canary and as many without it; `seed` chooses the
+    canaries.
 
     Raises:
         ConfigError: what the run left does not belong together.

@@ -126,20 +126,14 @@ def open_finished_run(folder: Path) -> FinishedRun:
         file = ModelFile.read(folder / MODEL)
         if model.backbone.fingerprint != file.fingerprint:
             raise ValueError("its model was made with other weights")
-        ledger = _read_ledger(folder, settings)
+        path = Path(settings.privacy_ledger) if settings.privacy_ledger else folder / LEDGER
+        if settings.mechanism and not path.is_file():
+            raise ValueError(f"its ledger {path} is not there")
+        ledger = read_ledger(path) if settings.mechanism else None
         metrics = RunMetrics.read(folder / METRICS)
     except (DataError, FileError, ValueError) as error:
         raise ConfigError(f"{folder} cannot be audited: {error}") from error
     return FinishedRun(folder, settings, model, data, partition, file, ledger, metrics)
-
-
-def _read_ledger(folder: Path, settings: Settings) -> Ledger | None:
-    if settings.mechanism is None:
-        return None
-    path = Path(settings.privacy_ledger) if settings.privacy_ledger else folder / LEDGER
-    if not path.is_file():
-        raise ValueError(f"its ledger {path} is not there")
-    return read_ledger(path)
 
 
 def open_subjects(run: FinishedRun, public: Path | None, seed: int) -> list[Subject]:
@@ -203,19 +197,14 @@ def with_embedding_noise(
 
     def add_noise(subject: Subject) -> Bank:
         sigma = sigma_for_vector(epsilon, subject.delta)
-        return add_embedding_noise(
-            unit_rows(subject.bank[0]), sigma, system_noise
-        ), FeatureTransform()
+        rows = add_embedding_noise(unit_rows(subject.bank[0]), sigma, system_noise)
+        return rows, FeatureTransform()
 
     return [replace(s, bank=add_noise(s), noise_epsilon=epsilon) for s in subjects]
 
 
 def _with_steps(run: FinishedRun, mechanism: MechanismConfig, subject: Subject) -> Subject:
-    """Add the steps of a private run, replayed from its noisy sums.
-
-    Raises:
-        ConfigError: the noisy sums are missing or do not give the bank, or are too large to attack.
-    """
+    """Add the steps of a private run, replayed from its noisy sums."""
     name, path = subject.name, run.folder / REPLIES
     if not path.is_file():
         raise ConfigError(f"{run.folder} is no finished run: it has no {REPLIES}")

@@ -83,13 +83,9 @@ def _mean(reply: NoisySums) -> np.ndarray:
 def _fill_hidden(
     values: np.ndarray, vectors: np.ndarray, kept: int, public: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix the public covariance [D, D] into a private one, where noise hides the private one.
+    """Mix the public covariance [D, D] into a private one, in the eigenvectors beyond `kept`.
 
-    That is the space of the eigenvectors beyond the first `kept`. The public covariance is scaled
-    to the private one's trace there.
-
-    Returns:
-        eigenvalues [D], falling, and eigenvectors [D, D].
+    Noise hides the private one there; the public one is scaled to its trace.
     """
     hidden = vectors[:, kept:]
     if not hidden.shape[1]:
