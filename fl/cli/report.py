@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.cli.terminal import console, errors
-from fl.config import affects
 from src.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a page of one or many runs: statistics over seeds, tables and figures."""
+    from fl.config import affects
     from src.reporting.study.groups import read_study
     from src.reporting.study.page import write_study
 
