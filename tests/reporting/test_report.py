@@ -411,7 +411,7 @@ def test_histograms_hold_every_value_once_and_span_the_threshold(up, down, thres
     left, right, height = bars_of(up, down, threshold)
     assert height[height > 0].sum() == pytest.approx(1)
     assert height[height < 0].sum() == pytest.approx(-1)
-    rounding = 1e-9 * (right.max() - left.min())  # of a bar's left edge plus its width
+    rounding = 2 * np.spacing(np.abs([left, right]).max())  # of a bar's left edge plus its width
     assert threshold is None or left.min() <= threshold <= right.max() + rounding
 
 

@@ -34,12 +34,12 @@ from src.storage.run_metrics import PrivacyReport, ReleaseInfo
 
 TRUST = (
     "The server adds the noise: it sees the clients' sums without noise, and is trusted with them. "
-    "Test images, and figures of them, are not protected; nor, in a simulation, is what stands "
-    "beside the private bank for comparison."
+    "Test images and their metrics are not protected. In a simulation, neither are the banks that "
+    "the private bank is compared with."
 )
 NOISE = {
     "system": "from the system's own randomness",
-    "seed": "from the seed, so that anybody can take it off again: for simulations only",
+    "seed": "from the seed, so that anybody can remove it: for simulations only",
 }
 
 log = logging.getLogger("flwr")
@@ -71,8 +71,8 @@ class PrivateProtocol(Protocol):
             yield "merge.protocol = private: set privacy.mechanism instead, which brings it"
         if settings.num_server_rounds > 1 or settings.merge_protocol != "coreset":
             yield (
-                f"privacy.mechanism = {settings.privacy_mechanism}: it asks as often as it must "
-                "within one round; set num-server-rounds = 1 and merge.protocol = coreset"
+                f"privacy.mechanism = {settings.privacy_mechanism}: it runs in a single round; set "
+                "num-server-rounds = 1 and merge.protocol = coreset"
             )
 
     @property

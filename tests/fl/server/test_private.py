@@ -324,7 +324,7 @@ def test_a_private_client_sends_nothing_of_its_training_images_but_counts_and_su
         ),
         ({"privacy__mechanism": "legacy_embedding_noise"}, "audit RUN_DIR --embedding-noise"),
         ({"privacy__cells": 8}, "privacy.cells: .* were removed.*set privacy.mechanism"),
-        ({"num_server_rounds": 2}, "within one round"),
+        ({"num_server_rounds": 2}, "runs in a single round"),
         ({"privacy__unit": "group"}, "name the metadata column"),
         ({"privacy__group": "line"}, "name the metadata column"),
         ({"privacy__near_limit": 0.5}, "privacy.near-limit: .* are fields of GaussianSettings"),
